@@ -1,0 +1,174 @@
+"""Keras datasets that know their subjects: ready arrays, slices with neighbours, random patches.
+
+Each is a ``keras.utils.PyDataset`` with ``subjects`` (a sorted tuple, compared by :func:`segkit.training.fit`),
+``epoch`` (set by ``fit``) and ``describe()`` (what goes into the run's record). What a batch holds depends on seed,
+epoch and number of the batch alone, so a run that was interrupted goes on with the very batches it would have seen.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+
+import keras
+import numpy as np
+
+from segkit import labels as label_maps
+from segkit import patches
+from segkit.augment import Transform
+
+
+class Samples(keras.utils.PyDataset):
+    """Batches of ``(image, one-hot label)`` out of a numbered list of samples; base of the datasets here.
+
+    A subclass gives ``_sample(index, rng) -> (image (…, c), label (…))``.
+
+    Parameters
+    ----------
+    size : int
+        Number of samples.
+    subjects : sequence of str
+        Whom the samples come from.
+    classes : int
+        Channels of the one-hot label; 1 keeps the 0/1 label as a single channel.
+    steps : int, optional
+        Batches an epoch; default as many as see every sample once.
+    shuffle : bool
+        A new order each epoch.
+    """
+
+    def __init__(
+        self, size: int, subjects: Sequence[str], *, classes: int, batch_size: int, seed: int = 0,
+        shuffle: bool = True, steps: int | None = None, augment: Transform | None = None,
+    ):  # fmt: skip
+        super().__init__(workers=1, use_multiprocessing=False)
+        if size < 1:
+            raise ValueError("the dataset has no sample; check the subjects and the rule that keeps patches")
+        self.size, self.classes, self.batch_size, self.seed = size, classes, batch_size, seed
+        self.subjects = tuple(sorted(set(subjects)))
+        self.shuffle, self.augment, self.epoch = shuffle, augment, 0
+        self.steps = steps or math.ceil(size / batch_size)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        first = step * self.batch_size
+        if self.steps * self.batch_size > self.size + self.batch_size - 1:  # more batches than samples: begin again
+            numbers = [self._order((first + i) // self.size)[(first + i) % self.size] for i in range(self.batch_size)]
+        else:
+            numbers = self._order(0)[first : first + self.batch_size]
+        images, maps = [], []
+        for i, number in enumerate(numbers):
+            rng = np.random.default_rng((self.seed, self.epoch, first + i))
+            image, label = self._sample(int(number), rng)
+            if self.augment is not None:
+                image, label = self.augment(image, label, rng)
+            images.append(image)
+            maps.append(label)
+        labels = np.stack(maps)
+        target = labels[..., None].astype(np.float32) if self.classes == 1 else label_maps.one_hot(labels, self.classes)
+        return np.stack(images).astype(np.float32, copy=False), target
+
+    def describe(self) -> dict:
+        """What identifies this dataset in a run's record."""
+        return {
+            "kind": type(self).__name__, "samples": self.size, "steps": self.steps, "batch_size": self.batch_size,
+            "subjects": list(self.subjects), "augmented": self.augment is not None, "fingerprint": self._fingerprint(),
+        }  # fmt: skip
+
+    def _order(self, round_: int) -> np.ndarray:
+        if not self.shuffle:
+            return np.arange(self.size)
+        return np.random.default_rng((self.seed, self.epoch, round_, 1)).permutation(self.size)
+
+    def _sample(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        raise TypeError(f"{type(self).__name__} must say how a sample is made: _sample(index, rng)")
+
+    def _fingerprint(self) -> str:
+        first = self._sample(0, np.random.default_rng(0))
+        last = self._sample(self.size - 1, np.random.default_rng(0))
+        digest = hashlib.sha256()
+        for part in (*first, *last):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        return digest.hexdigest()[:16]
+
+
+class Arrays(Samples):
+    """Samples that lie ready in memory: ``images (n, …, c)`` and integer ``labels (n, …)``."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, subjects: Sequence[str], **settings):
+        if len(images) != len(labels):
+            raise ValueError(f"{len(images)} images and {len(labels)} labels; give one label an image")
+        self.images, self.labels = images, labels
+        super().__init__(len(images), subjects, **settings)
+
+    def _sample(self, index, rng):
+        return self.images[index], self.labels[index]
+
+
+class Slices(Samples):
+    """2D slices with neighbouring slices as channels.
+
+    Parameters
+    ----------
+    volumes : dict
+        Subject to ``(image, label)``: arrays of shape (x, y, z) or (x, y, z, c), and (x, y, z); all slices of one shape.
+    axis : int
+        Axis that numbers the slices.
+    neighbours : int
+        Slices taken from each side; the image has (2 · neighbours + 1) · c channels. The volume's ends are repeated.
+    keep : callable, optional
+        ``keep(label_slice) -> bool``: which slices take part.
+    """
+
+    def __init__(
+        self, volumes: Mapping[str, tuple[np.ndarray, np.ndarray]], *, axis: int = 2, neighbours: int = 0, keep=None, **settings
+    ):
+        self.neighbours = neighbours
+        self.volumes = {s: (np.moveaxis(i, axis, 0), np.moveaxis(m, axis, 0)) for s, (i, m) in volumes.items()}
+        shapes = {image.shape[1:] for image, _ in self.volumes.values()}
+        if len(shapes) > 1:
+            raise ValueError(f"slices of several shapes {sorted(shapes)} cannot share a batch; pad the volumes to one shape")
+        self.index = [(s, k) for s, (_, m) in self.volumes.items() for k in range(len(m)) if keep is None or keep(m[k])]
+        super().__init__(len(self.index), list(volumes), **settings)
+
+    def _sample(self, index, rng):
+        subject, k = self.index[index]
+        image, label = self.volumes[subject]
+        return stack_neighbours(image, k, self.neighbours), label[k]
+
+
+class Patches(Samples):
+    """Random patches of 2D or 3D, a share of them centred on foreground.
+
+    Parameters
+    ----------
+    volumes : dict
+        Subject to ``(image, label)``: arrays (x, y, z) or (x, y, z, c), and (x, y, z). Subjects take turns.
+    patch : ints
+    foreground : float
+        Share of patches centred on a non-zero voxel.
+    steps : int
+        Batches an epoch.
+    """
+
+    def __init__(
+        self, volumes: Mapping[str, tuple[np.ndarray, np.ndarray]], *, patch, foreground: float = 0.5, steps: int, **settings
+    ):
+        self.volumes, self.patch, self.foreground = dict(volumes), tuple(patch), foreground
+        self.names = sorted(self.volumes)
+        super().__init__(steps * settings["batch_size"], self.names, steps=steps, **settings)
+
+    def _sample(self, index, rng):
+        image, label = self.volumes[self.names[index % len(self.names)]]
+        corner = patches.sample_corners(label, self.patch, 1, rng, foreground=self.foreground)[0]
+        box = tuple(slice(c, c + p) for c, p in zip(corner, self.patch, strict=True))
+        image = image[box]
+        return image if image.ndim > label.ndim else image[..., None], label[box]
+
+
+def stack_neighbours(image: np.ndarray, k: int, neighbours: int) -> np.ndarray:
+    """Slice ``k`` of ``image (slices, x, y[, c])`` with its neighbours as channels: (x, y, (2 · neighbours + 1) · c)."""
+    numbers = np.clip(np.arange(k - neighbours, k + neighbours + 1), 0, len(image) - 1)
+    chosen = image[numbers] if image.ndim == 4 else image[numbers][..., None]
+    return np.concatenate(list(chosen), axis=-1)

@@ -1,0 +1,217 @@
+"""From a model to a volume on the image's own grid: slices with neighbours, blended patches, mirroring, ensembles.
+
+The volume is finished slab by slab, so memory holds one slab of probabilities besides the result; labels need the
+result's one byte a voxel.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import keras
+import numpy as np
+from nibabel import Nifti1Image
+from tqdm.auto import tqdm
+
+from segkit import data, patches, volumes
+
+
+def predict(
+    model: keras.Model | Sequence[keras.Model],
+    image: Nifti1Image,
+    *,
+    output: str = "labels",
+    axis: int = 2,
+    neighbours: int = 0,
+    patch: Sequence[int] | None = None,
+    step: Sequence[int] | int | None = None,
+    window: str = "gaussian",
+    mirror: Sequence[int] = (),
+    activation: str | None = None,
+    threshold: float = 0.5,
+    batch_size: int = 8,
+    progress: bool = False,
+) -> Nifti1Image:
+    """Segment a preprocessed volume.
+
+    Parameters
+    ----------
+    model : keras.Model or several
+        2D (slices along ``axis``) or 3D (patches); the mean of several is taken.
+    image : Nifti1Image
+        (x, y, z) or (x, y, z, c), prepared as in training.
+    output : {"labels", "probabilities"}
+        uint8 of shape (x, y, z), or float32 of shape (x, y, z, classes).
+    axis, neighbours
+        For 2D models: the axis that numbers the slices, and how many slices from each side are channels.
+    patch, step
+        For 3D models: window in voxels (default: the whole volume) and its step (default: half a window). The last
+        window is moved inwards; a volume shorter than the window is padded with its edge.
+    window : {"gaussian", "mean"}
+        Weights of a window in the mean of overlapping ones.
+    mirror : axes
+        Array axes of the image that are also flipped; all combinations are averaged.
+    activation : {"sigmoid", "softmax"}, optional
+        For models that give logits.
+    threshold : float
+        For models of one channel.
+
+    Returns
+    -------
+    Nifti1Image
+        On the grid of ``image``.
+    """
+    if output not in ("labels", "probabilities"):
+        raise ValueError(f'output must be "labels" or "probabilities", not {output!r}')
+    members = list(model) if isinstance(model, Sequence) else [model]
+    rank = len(members[0].inputs[0].shape) - 2
+    array = volumes.array(image, np.float32)
+    array = array if array.ndim == 4 else array[..., None]
+    if any(a not in (0, 1, 2) for a in (axis, *mirror)):
+        raise ValueError(f"axes are 0, 1 or 2, not axis={axis}, mirror={tuple(mirror)}")
+    run = _Ensemble(members, activation, batch_size)
+    lead = axis if rank == 2 else 0
+    turned = np.moveaxis(array, lead, 0)
+    order = [lead, *(a for a in range(3) if a != lead)]
+    flips = [order.index(a) for a in mirror]
+    if rank == 2:
+        slabs = _slices(run, turned, neighbours, flips)
+    else:
+        size = tuple(patch or array.shape[:3])
+        slabs = _patches(run, turned, size, step, window, flips)
+
+    out = None
+    with tqdm(total=len(turned), unit="slice", disable=not progress, leave=False) as bar:
+        for first, probabilities in slabs:
+            if output == "labels":
+                slab = _to_labels(probabilities, threshold)
+            else:
+                slab = probabilities
+            if out is None:
+                out = np.empty((*turned.shape[:3], *slab.shape[3:]), slab.dtype)
+            out[first : first + len(slab)] = slab
+            bar.update(len(slab))
+    return volumes.like(np.ascontiguousarray(np.moveaxis(out, 0, lead)), image)
+
+
+def _to_labels(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    if probabilities.shape[-1] == 1:
+        return (probabilities[..., 0] >= threshold).astype(np.uint8)
+    return probabilities.argmax(axis=-1).astype(np.uint8)
+
+
+class _Ensemble:
+    """Mean of several models on a batch of fixed size (one compiled graph)."""
+
+    def __init__(self, members, activation: str | None, batch_size: int):
+        self.members, self.batch_size = members, batch_size
+        self.activation = getattr(keras.ops, activation) if activation else None
+        self.multiple = [self._halvings(m) for m in members]
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        n = len(batch)
+        if n < self.batch_size:
+            batch = np.concatenate([batch, np.repeat(batch[-1:], self.batch_size - n, axis=0)])
+        total = 0.0
+        for member in self.members:
+            out = member.predict_on_batch(batch)
+            if self.activation is not None:
+                out = keras.ops.convert_to_numpy(self.activation(keras.ops.convert_to_tensor(out)))
+            total = total + np.asarray(out, np.float32)
+        return total[:n] / np.float32(len(self.members))
+
+    def side(self, n: int, axis: int) -> int:
+        """The length to which an axis of ``n`` voxels is padded so that every member takes it."""
+        for member, multiple in zip(self.members, self.multiple, strict=True):
+            fixed = member.inputs[0].shape[1 + axis]
+            n = fixed if fixed is not None else -(-n // multiple) * multiple
+        return n
+
+    @staticmethod
+    def _halvings(member: keras.Model) -> int:
+        pools = sum("Pooling" in type(layer).__name__ for layer in member.layers)
+        return 2**pools
+
+
+def _flipped(run: _Ensemble, batch: np.ndarray, flips: Sequence[int]) -> np.ndarray:
+    """Mean over all combinations of flips; ``flips`` are spatial axes, counted from 0 behind the batch axis."""
+    total, n = 0.0, 0
+    for chosen in itertools.chain.from_iterable(itertools.combinations(flips, k) for k in range(len(flips) + 1)):
+        axes = tuple(a + 1 for a in chosen)
+        total = total + np.flip(run(np.flip(batch, axes)), axes)
+        n += 1
+    return total / np.float32(n)
+
+
+def _slices(run: _Ensemble, volume: np.ndarray, neighbours: int, flips) -> Iterator[tuple[int, np.ndarray]]:
+    """(first slice, probabilities of the slab) for slices along the first axis."""
+    shape = volume.shape[1:3]
+    width = [(0, 0)] + [(0, run.side(n, i) - n) for i, n in enumerate(shape)] + [(0, 0)]
+    if min(w[1] for w in width) < 0:
+        raise ValueError(f"slices of {shape} are larger than the model's input {run.members[0].inputs[0].shape[1:3]}; use patches")
+    volume = np.pad(volume, width, mode="edge")
+    inside = [f - 1 for f in flips if f > 0]
+    turns = (False, True) if 0 in flips else (False,)
+    for first in range(0, len(volume), run.batch_size):
+        numbers = range(first, min(first + run.batch_size, len(volume)))
+        total = 0.0
+        for turned in turns:  # flipping the slice axis exchanges the neighbours
+            batch = np.stack([data.stack_neighbours(volume, k, neighbours) for k in numbers])
+            if turned:
+                shaped = batch.reshape(*batch.shape[:3], 2 * neighbours + 1, -1)
+                batch = np.flip(shaped, 3).reshape(batch.shape)
+            total = total + _flipped(run, batch, inside)
+        yield first, (total / np.float32(len(turns)))[:, : shape[0], : shape[1]]
+
+
+def _patches(run: _Ensemble, volume: np.ndarray, size, step, window: str, flips) -> Iterator[tuple[int, np.ndarray]]:
+    """(first plane, finished probabilities) for blended patches; only the planes still in work are held."""
+    if len(size) != 3:
+        raise ValueError(f"patch must be three lengths, not {size}")
+    shape = volume.shape[:3]
+    size = tuple(run.side(p, i) for i, p in enumerate(size))
+    step = tuple(max(1, p // 2) for p in size) if step is None else (step,) * 3 if np.isscalar(step) else tuple(step)
+    weights = _weights(size, window)[..., None]
+    volume = np.pad(volume, [(0, max(0, p - n)) for p, n in zip(size, shape, strict=True)] + [(0, 0)], mode="edge")
+    padded = volume.shape[:3]
+    total = weight = None
+    done = 0  # planes before this one are finished
+    for first, group in itertools.groupby(patches.windows(padded, size, step), key=lambda box: box[0].start):
+        if total is not None and first > done:
+            yield from _finish(total, weight, done, min(first, done + size[0]), shape)
+            total, weight = _advance(total, first - done), _advance(weight, first - done)
+        done = first
+        for boxes in _batched(group, run.batch_size):
+            batch = _flipped(run, np.stack([volume[box] for box in boxes]), flips)
+            if total is None:
+                total = np.zeros((size[0], *padded[1:], batch.shape[-1]), np.float32)
+                weight = np.zeros((size[0], *padded[1:], 1), np.float32)
+            for box, value in zip(boxes, batch, strict=True):
+                total[:, box[1], box[2]] += weights * value
+                weight[:, box[1], box[2]] += weights
+    yield from _finish(total, weight, done, padded[0], shape)
+
+
+def _weights(size, window: str) -> np.ndarray:
+    if window == "gaussian":
+        return patches.gaussian_window(size)
+    if window == "mean":
+        return np.ones(size, np.float32)
+    raise ValueError(f'window must be "gaussian" or "mean", not {window!r}')
+
+
+def _finish(total, weight, first: int, stop: int, shape) -> Iterator[tuple[int, np.ndarray]]:
+    n = min(stop, shape[0]) - first
+    if n > 0:
+        yield first, (total[:n] / weight[:n])[:, : shape[1], : shape[2]]
+
+
+def _advance(buffer: np.ndarray, planes: int) -> np.ndarray:
+    out = np.zeros_like(buffer)
+    out[: len(buffer) - planes] = buffer[planes:]
+    return out
+
+
+def _batched(items, n: int):
+    items = iter(items)
+    while chunk := tuple(itertools.islice(items, n)):
+        yield chunk

@@ -1,0 +1,86 @@
+"""Label maps: tables of names and values, split, merge, binarise, one-hot.
+
+A label table is a plain dict, name to value, without the background 0: ``{"CSF": 1, "GM": 2, "WM": 3}``.
+"""
+
+import numpy as np
+from nibabel import Nifti1Image
+
+from segkit import volumes
+
+# FreeSurfer's aseg values and those of the Harvard-Oxford Atlas 2.0 (HOA-2), left and right
+FREESURFER = {
+    "amygdala": (18, 54), "caudate": (11, 50), "hippocampus": (17, 53), "putamen": (12, 51), "thalamus": (10, 49),
+}
+HOA = {
+    "amygdala": (22, 23), "caudate": (9, 10), "hippocampus": (20, 21), "putamen": (11, 12), "thalamus": (16, 17),
+}
+
+
+def as_labels(image: Nifti1Image, table: dict[str, int] | None = None, name: object = "label map") -> Nifti1Image:
+    """Return ``image`` with integer voxels: uint8, or uint16 where a value needs it.
+
+    Raises
+    ------
+    ValueError
+        When a voxel is negative, above 65535 or not a whole number, or (with ``table``) not 0 and not in the table;
+        the message names the file, the values found and the mend.
+    """
+    data = volumes.array(image)
+    found = np.unique(data)
+    if found.size and (np.any(found != np.round(found)) or found[0] < 0 or found[-1] > 65535):
+        odd = [v for v in found.tolist() if v != round(v) or not 0 <= v <= 65535][:5]
+        raise ValueError(f"{name}: {odd} are not label values; labels are whole numbers from 0 to 65535, never interpolated")
+    if table is not None:
+        outside = sorted(set(found.astype(int).tolist()) - {0, *table.values()})
+        if outside:
+            raise ValueError(f"{name}: label values {outside[:10]} are not in the table {table}; map them or drop them first")
+    return volumes.like(data.astype(np.uint16 if found.size and found[-1] > 255 else np.uint8), image)
+
+
+def binarise(array: np.ndarray, values) -> np.ndarray:
+    """uint8 mask, 1 where ``array`` holds one of ``values``.
+
+    >>> binarise(np.array([0, 10, 49, 11]), (10, 49)).tolist()
+    [0, 1, 1, 0]
+    """
+    return np.isin(array, np.atleast_1d(values)).astype(np.uint8)
+
+
+def split(array: np.ndarray, table: dict) -> dict[str, np.ndarray]:
+    """One uint8 mask a name; a table's value may be a number or several (left and right)."""
+    return {name: binarise(array, values) for name, values in table.items()}
+
+
+def merge(masks: dict[str, np.ndarray], table: dict[str, int]) -> np.ndarray:
+    """Label map (uint8) out of masks by name; the inverse of :func:`split` for single-valued tables.
+
+    Raises
+    ------
+    ValueError
+        When a name is not in the table, or two masks claim the same voxel.
+    """
+    missing = sorted(set(masks) - set(table))
+    if missing:
+        raise ValueError(f"masks {missing} are not in the table {table}; add them to the table or leave them out")
+    shape = next(iter(masks.values())).shape
+    out, taken = np.zeros(shape, np.uint8), np.zeros(shape, bool)
+    for name, mask in masks.items():
+        mask = np.asarray(mask) > 0
+        if np.any(taken & mask):
+            raise ValueError(f"mask {name} overlaps another in {int((taken & mask).sum())} voxels; decide which one holds")
+        out[mask] = table[name]
+        taken |= mask
+    return out
+
+
+def one_hot(array: np.ndarray, classes: int) -> np.ndarray:
+    """float32 of shape ``array.shape + (classes,)``; ValueError for a value outside 0 … classes − 1.
+
+    >>> one_hot(np.array([0, 2]), 3).tolist()
+    [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+    """
+    array = np.asarray(array)
+    if array.size and (array.min() < 0 or array.max() >= classes):
+        raise ValueError(f"label values {array.min()} to {array.max()} do not fit {classes} classes; check the label table")
+    return np.eye(classes, dtype=np.float32)[array.astype(np.intp)]

@@ -1,0 +1,54 @@
+"""Layers and blocks that the networks share, in two and three dimensions."""
+
+import keras
+from keras import layers
+
+
+@keras.saving.register_keras_serializable("segkit")
+class MonteCarloDropout(layers.Dropout):
+    """Dropout that stays on at inference, so that each call is one sample of the prediction.
+
+    References
+    ----------
+    Gal and Ghahramani, Dropout as a Bayesian approximation, ICML 2016. The IBSR report's code runs so (STUDIES 2b, 7).
+    """
+
+    def call(self, inputs, training=None):
+        return super().call(inputs, training=True)
+
+
+def conv(x, filters: int, kernel: int = 3, *, activation="relu", bias=True, normalization=False, name=None):
+    """Convolution, then batch normalisation where asked, then the activation."""
+    layer = {2: layers.Conv2D, 3: layers.Conv3D}[_rank(x)]
+    x = layer(filters, kernel, padding="same", use_bias=bias, kernel_initializer="he_normal", name=name)(x)
+    if normalization:
+        x = layers.BatchNormalization(name=name and f"{name}_bn")(x)
+    return layers.Activation(activation, name=name and f"{name}_{activation}")(x) if activation else x
+
+
+def pool(x, name=None):
+    """Maximum of 2 × 2 (× 2) voxels."""
+    return {2: layers.MaxPooling2D, 3: layers.MaxPooling3D}[_rank(x)](2, name=name)(x)
+
+
+def upsample(x, filters: int, how: str, name=None):
+    """Twice as many voxels an axis: "nearest" or "linear" (no weights), or "transpose" (kernel 2, to ``filters``)."""
+    rank = _rank(x)
+    if how == "transpose":
+        return {2: layers.Conv2DTranspose, 3: layers.Conv3DTranspose}[rank](filters, 2, strides=2, padding="same", name=name)(x)
+    if how == "nearest":
+        return {2: layers.UpSampling2D, 3: layers.UpSampling3D}[rank](2, name=name)(x)
+    if how == "linear" and rank == 2:
+        return layers.UpSampling2D(2, interpolation="bilinear", name=name)(x)
+    raise ValueError(f'upsampling {how!r} is not known in {rank}D; choose "nearest", "transpose" or (2D) "linear"')
+
+
+def dropout(x, rate: float, *, monte_carlo: bool = False, name=None):
+    """Dropout where ``rate`` > 0; see :class:`MonteCarloDropout`."""
+    if not rate:
+        return x
+    return (MonteCarloDropout if monte_carlo else layers.Dropout)(rate, name=name)(x)
+
+
+def _rank(x) -> int:
+    return len(x.shape) - 2

@@ -1,0 +1,52 @@
+"""The reports' networks by name, with the parameter counts that the reports (or their code) give."""
+
+import keras
+
+from segkit.models.unet import unet
+
+_IBSR = {"convs": 1, "upsampling": "nearest", "dropout": 0.4, "head": "softmax", "classes": 4}
+_QSM = {
+    "input_shape": (None, None, None, 1), "classes": 1, "convs": 2, "upsampling": "transpose", "head": "sigmoid",
+    "dropout": (0.1, 0.1, 0.2, 0.2, 0.3, 0.2, 0.2, 0.1, 0.1), "dropout_between": True,
+}
+_PRESETS = {
+    "ibsr_unet2d": (unet, _IBSR | {"filters": (32, 64, 128, 256, 512)}),
+    "ibsr_unet2d_4level": (unet, _IBSR | {"filters": (32, 64, 128, 256)}),
+    "ibsr_unet3d": (unet, _IBSR | {"filters": (32, 64, 128, 256, 512), "input_shape": (None, None, None, 1)}),
+    "qsm_unet3d": (unet, _QSM | {"filters": (16, 32, 64, 128, 256)}),
+    "qsm_unet3d_base32": (unet, _QSM | {"filters": (32, 64, 128, 256, 512)}),
+    "atrium_unet": (unet, {
+        "filters": (64, 128, 256, 512, 1024), "classes": 1, "convs": 2, "bias": False, "normalization": True,
+        "upsampling": "transpose", "head": None,
+    }),
+}  # fmt: skip
+
+
+def names() -> list[str]:
+    """Names that :func:`build` knows."""
+    return sorted(_PRESETS)
+
+
+def build(name: str, **settings) -> keras.Model:
+    """A report's network.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`names`.
+    **settings
+        Whatever differs from the report: ``input_shape``, ``classes``, ``dropout``, ``monte_carlo``, ``filters``, … of
+        the preset's builder. Without any, ``count_params()`` is the number in the report or of its code.
+
+    Raises
+    ------
+    ValueError
+        For a name or a setting that does not exist.
+    """
+    if name not in _PRESETS:
+        raise ValueError(f"no network is called {name!r}; choose one of {', '.join(names())}")
+    builder, defaults = _PRESETS[name]
+    try:
+        return builder(**({"name": name} | defaults | settings))
+    except TypeError as error:
+        raise ValueError(f"{name} does not take these settings ({error}); see help(segkit.models.{builder.__name__})") from None

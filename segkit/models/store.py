@@ -1,0 +1,47 @@
+"""Released models: ``.keras`` files in half the size, float16 at rest and float32 in memory."""
+
+import json
+import os
+from pathlib import Path
+
+import keras
+
+from segkit import files
+
+
+def save(model: keras.Model, path: str | os.PathLike) -> Path:
+    """Save a copy of ``model`` in float16 (architecture and weights, no optimiser); the model itself is unchanged."""
+    with files.atomic(path) as temporary:
+        _in_type(model, "float16").save(temporary)
+    return Path(path)
+
+
+def load(path: str | os.PathLike) -> keras.Model:
+    """Load a ``.keras`` file in safe mode, uncompiled; a float16 one comes back in float32.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When the file is missing, or is not a Keras model that safe mode accepts.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such model; train one first (notebook 03), or check the path")
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:
+        raise ValueError(f"{path}: not a Keras model that can be loaded ({error}); save it again or train anew") from error
+    return _in_type(model, "float32") if model.dtype_policy.name == "float16" or _half(model) else model
+
+
+def _half(model: keras.Model) -> bool:
+    return any(v.dtype == "float16" for v in model.weights)
+
+
+def _in_type(model: keras.Model, dtype: str) -> keras.Model:
+    """The same network with every layer's float type exchanged."""
+    other = {"float16": "float32", "float32": "float16"}[dtype]
+    config = json.dumps(keras.saving.serialize_keras_object(model)).replace(f'"{other}"', f'"{dtype}"')
+    twin = keras.saving.deserialize_keras_object(json.loads(config), safe_mode=True)
+    twin.set_weights(model.get_weights())
+    return twin

@@ -1,0 +1,93 @@
+"""One U-Net builder for two and three dimensions."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import layers
+
+from segkit.models import blocks
+
+
+def unet(
+    input_shape: Sequence[int | None] = (None, None, 1),
+    classes: int = 4,
+    *,
+    filters: Sequence[int] = (32, 64, 128, 256),
+    convs: int = 1,
+    bias: bool = True,
+    normalization: bool = False,
+    upsampling: str = "nearest",
+    dropout: float | Sequence[float] = 0.0,
+    dropout_between: bool = False,
+    monte_carlo: bool = False,
+    activation: str = "relu",
+    head: str | None = "softmax",
+    name: str = "unet",
+) -> keras.Model:
+    """U-Net with one entry of ``filters`` a level.
+
+    Parameters
+    ----------
+    input_shape : tuple
+        ``(x, y, c)`` or ``(x, y, z, c)``; None for any size that is a multiple of 2 to the power of levels − 1.
+    classes : int
+        Channels of the output.
+    filters : sequence of int
+        Channels a level, the last is the bottom.
+    convs : int
+        3 × 3 (× 3) convolutions a level.
+    bias, normalization
+        Biases of these convolutions; batch normalisation after each.
+    upsampling : {"nearest", "transpose", "linear"}
+    dropout : float or sequence
+        Rate after each level, or one a level (2 · levels − 1 of them, downwards, then upwards).
+    dropout_between : bool
+        Put it between the two convolutions of a level instead of after the last.
+    monte_carlo : bool
+        Keep dropout on at inference.
+    head : {"softmax", "sigmoid", None}
+        None gives logits. The output is float32 also under mixed precision.
+
+    Returns
+    -------
+    keras.Model
+
+    References
+    ----------
+    Ronneberger et al., U-Net, MICCAI 2015; Çiçek et al., 3D U-Net, MICCAI 2016.
+    """
+    if len(input_shape) not in (3, 4):
+        raise ValueError(f"input_shape must be (x, y, c) or (x, y, z, c), not {tuple(input_shape)}")
+    depth = len(filters)
+    rates = list(dropout) if isinstance(dropout, Sequence) else [dropout] * (2 * depth - 1)
+    if len(rates) != 2 * depth - 1:
+        raise ValueError(f"{depth} levels take {2 * depth - 1} dropout rates, not {len(rates)}")
+    for n in input_shape[:-1]:
+        if n is not None and n % 2 ** (depth - 1):
+            raise ValueError(f"input of {n} voxels cannot be halved {depth - 1} times; use a multiple of {2 ** (depth - 1)}")
+
+    def level(x, width, rate, tag):
+        for i in range(convs):
+            x = blocks.conv(x, width, activation=activation, bias=bias, normalization=normalization, name=f"{tag}_conv{i + 1}")
+            if dropout_between and i == 0:
+                x = blocks.dropout(x, rate, monte_carlo=monte_carlo, name=f"{tag}_dropout")
+        return x
+
+    def after(x, rate, tag):
+        return x if dropout_between else blocks.dropout(x, rate, monte_carlo=monte_carlo, name=f"{tag}_dropout")
+
+    x = inputs = keras.Input(tuple(input_shape), name="image")
+    skips = []
+    for i, width in enumerate(filters[:-1]):
+        x = level(x, width, rates[i], f"down{i + 1}")
+        skips.append(x)  # before dropout, as in the IBSR report's code
+        x = blocks.pool(after(x, rates[i], f"down{i + 1}"), name=f"down{i + 1}_pool")
+    x = after(level(x, filters[-1], rates[depth - 1], "bottom"), rates[depth - 1], "bottom")
+    for i in reversed(range(depth - 1)):
+        rate = rates[2 * depth - 2 - i]
+        x = blocks.upsample(x, filters[i], upsampling, name=f"up{i + 1}_upsample")
+        x = layers.Concatenate(name=f"up{i + 1}_concat")([skips[i], x])
+        x = after(level(x, filters[i], rate, f"up{i + 1}"), rate, f"up{i + 1}")
+    x = blocks.conv(x, classes, 1, activation=None, name="head")
+    outputs = layers.Activation(head or "linear", dtype="float32", name="output")(x)
+    return keras.Model(inputs, outputs, name=name)

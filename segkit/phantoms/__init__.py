@@ -1,0 +1,60 @@
+"""Subjects that need no download, in each study's own layout and file names."""
+
+import importlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from segkit import files
+
+STUDIES = ("ibsr",)
+MARK = "phantom.json"
+
+
+def write(study: str, folder: str | os.PathLike, *, subjects: Mapping[str, int], seed: int = 0, **settings) -> list[Path]:
+    """Write phantom subjects of a study.
+
+    Parameters
+    ----------
+    study : str
+        One of ``STUDIES``.
+    folder : path
+        Becomes the study's data folder; a ``phantom.json`` in it says what made it. An existing one of the same
+        settings is left as it is; real data are never written over.
+    subjects : dict
+        Set (the study's own folder names) to number of subjects.
+    seed : int
+        The same seed gives the same voxels.
+    **settings
+        The study's own, for example ``coarse=2`` (twice the spacing, an eighth of the voxels).
+
+    Returns
+    -------
+    list of Path
+        The files written; empty when all were there.
+
+    Raises
+    ------
+    ValueError
+        For an unknown study or set, a number the set cannot hold, or a folder with other data in it.
+    """
+    if study not in STUDIES:
+        raise ValueError(f"no phantoms for a study called {study!r}; choose one of {', '.join(STUDIES)}")
+    folder = Path(folder)
+    wanted = json.loads(json.dumps({"phantom": study, "subjects": dict(subjects), "seed": seed, **settings}))
+    mark = folder / MARK
+    if mark.is_file():
+        found = json.loads(mark.read_text())
+        if found == wanted:
+            return []
+        raise ValueError(f"{folder}: holds other phantoms ({found}); choose an empty folder, or delete this one")
+    if folder.is_dir() and any(p for p in folder.iterdir() if not p.name.startswith(".")) and not (folder / f"{MARK}.part").is_file():
+        raise ValueError(f"{folder}: is not empty and holds no phantoms; choose an empty folder, nothing is written over")
+    module = importlib.import_module(f"segkit.phantoms.{study}")
+    module.names(dict(subjects))  # refuse before anything is written
+    files.write_text(folder / f"{MARK}.part", "phantoms are being written here\n")
+    written = module.write(folder, dict(subjects), seed, **settings)
+    files.write_text(mark, json.dumps(wanted, indent=1) + "\n")
+    (folder / f"{MARK}.part").unlink()
+    return written

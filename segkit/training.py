@@ -1,0 +1,280 @@
+"""Training with a run folder: provenance, resume after a kill at any moment, wall-clock budget, best state kept.
+
+A run folder holds ``run.json`` (settings, data, versions, machine, times), ``history.csv`` (a row an epoch),
+``best.keras`` and ``last.keras`` (with the optimiser's state).
+"""
+
+import datetime
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+
+from segkit import files, splits
+
+SCHEDULES = ("constant", "cosine", "plateau")
+
+
+def fit(
+    model: keras.Model,
+    train,
+    validation=None,
+    *,
+    run: str | os.PathLike,
+    loss,
+    epochs: int | None = None,
+    minutes: float | None = None,
+    optimizer: str = "adam",
+    learning_rate: float = 1e-3,
+    schedule: str = "constant",
+    patience: int | None = None,
+    monitor: str | None = None,
+    seed: int = 0,
+    settings: dict | None = None,
+    allow_leakage: bool = False,
+    verbose: int | str = "auto",
+    callbacks: tuple = (),
+) -> pd.DataFrame:
+    """Train ``model``, or go on where the same call was interrupted, and leave the best weights in it.
+
+    Parameters
+    ----------
+    model : keras.Model
+    train, validation : datasets of :mod:`segkit.data`
+        Or any ``keras.utils.PyDataset``; if they carry ``subjects``, both are compared.
+    run : path
+        The run folder.
+    loss : keras.losses.Loss
+    epochs, minutes
+        Number of epochs, wall-clock budget, or both (whichever ends first). The schedule scales to them. A budget that
+        ends within an epoch cuts that epoch, evaluates and saves it like any other.
+    optimizer : str
+        A Keras optimiser's name.
+    schedule : {"constant", "cosine", "plateau"}
+        Cosine falls to 1 % of ``learning_rate``; plateau multiplies by 0.2 after 5 epochs without improvement (at least 1 %).
+    patience : int, optional
+        Stop after so many epochs without improvement.
+    monitor : str, optional
+        What the best epoch is chosen by (smallest): ``val_loss``, or ``loss`` without validation.
+    seed : int
+        Recorded; call ``keras.utils.set_random_seed`` before building the model.
+    settings : dict, optional
+        Further things to record (JSON types). A later call with other settings refuses to resume.
+    allow_leakage : bool
+        Accept a subject on both sides; recorded.
+
+    Returns
+    -------
+    DataFrame
+        The history: epoch (from 1), seconds (since the start, summed over interruptions), learning_rate, losses.
+
+    Raises
+    ------
+    ValueError
+        For a subject on both sides, no ``epochs`` and no ``minutes``, or a run folder of other settings (says which).
+    OSError
+        When the run folder cannot be written; no half file is left.
+    """
+    run = Path(run)
+    if epochs is None and minutes is None:
+        raise ValueError("say how long to train: epochs=, minutes= or both")
+    if schedule not in SCHEDULES:
+        raise ValueError(f"no schedule is called {schedule!r}; choose one of {', '.join(SCHEDULES)}")
+    both = [getattr(data, "subjects", ()) for data in (train, validation)]
+    if not allow_leakage:
+        splits.check_disjoint(train=both[0], validation=both[1])
+    monitor = monitor or ("val_loss" if validation is not None else "loss")
+    record = {
+        "model": model.name, "parameters": model.count_params(), "loss": keras.saving.serialize_keras_object(loss),
+        "epochs": epochs, "minutes": minutes, "optimizer": optimizer, "learning_rate": learning_rate,
+        "schedule": schedule, "patience": patience, "monitor": monitor, "seed": seed, "allow_leakage": allow_leakage,
+        "train": _describe(train), "validation": _describe(validation), **(settings or {}),
+    }  # fmt: skip
+    record = json.loads(json.dumps(record))
+    earlier = _open(run, record)
+
+    model.compile(optimizer=keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": learning_rate}}), loss=loss)
+    model.optimizer.build(model.trainable_variables)
+    keeper = _Keeper(run, train, record)
+    if (run / "last.keras").is_file():
+        model.load_weights(run / "last.keras")
+        keeper.restore(model)
+    if earlier.get("finished") is None:
+        state = {"settings": record, "started": earlier.get("started", _now()), "finished": None, "provenance": provenance()}
+        _write_json(run / "run.json", state)
+        reason = keeper.reason_to_stop()
+        if reason is None:
+            last = epochs if epochs is not None else 10**6
+            model.fit(
+                train, validation_data=validation, initial_epoch=len(keeper.rows), epochs=last, verbose=verbose,
+                shuffle=False, callbacks=[keeper, *callbacks],
+            )  # fmt: skip
+            reason = keeper.reason_to_stop() or "epochs"
+        _write_json(run / "run.json", state | {"finished": _now(), "stopped_by": reason, "epochs_run": len(keeper.rows)})
+    model.load_weights(run / "best.keras")
+    return pd.DataFrame(keeper.rows)
+
+
+def learning_rate_at(
+    schedule: str, base: float, progress: float, values: list[float] | None = None, *, factor: float = 0.2, wait: int = 5
+) -> float:
+    """Learning rate for the coming epoch.
+
+    Parameters
+    ----------
+    progress : float
+        0 at the start, 1 at the end of the epochs or of the budget.
+    values : list of float
+        The monitored value of each epoch so far, for "plateau".
+    """
+    if schedule == "cosine":
+        return base * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+    if schedule == "plateau":
+        best, since, drops = math.inf, 0, 0
+        for value in values or []:
+            best, since = (value, 0) if value < best else (best, since + 1)
+            if since == wait:
+                drops, since = drops + 1, 0
+        return max(base * factor**drops, base * 0.01)
+    return base
+
+
+def read_run(run: str | os.PathLike) -> tuple[dict, pd.DataFrame]:
+    """``run.json`` and the history of a run folder; FileNotFoundError when it has none."""
+    run = Path(run)
+    if not (run / "run.json").is_file() or not (run / "history.csv").is_file():
+        raise FileNotFoundError(f"{run}: no training run here; train first (notebook 03)")
+    return json.loads((run / "run.json").read_text()), pd.read_csv(run / "history.csv")
+
+
+def provenance() -> dict:
+    """Git revision, versions, backend and machine of this process."""
+    try:
+        here = Path(__file__).parent
+        revision = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, timeout=10
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        revision = ""
+    versions = {}
+    for name in ("segkit", "keras", keras.backend.backend(), "numpy", "nibabel"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "unknown"
+    return {
+        "git": revision or "unknown", "python": platform.python_version(), "versions": versions,
+        "backend": keras.backend.backend(), "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+    }  # fmt: skip
+
+
+class _Keeper(keras.callbacks.Callback):
+    """Saves each epoch and decides, from what is saved alone, how to go on. Order of writing: best, history, last.
+
+    ``last.keras`` makes an epoch count: a row of the history without it (killed in between) is run again.
+    """
+
+    def __init__(self, run: Path, train, record: dict):
+        super().__init__()
+        self.run, self.train, self.record = run, train, record
+        self.rows: list[dict] = []
+        self.begin = self.spent = 0.0
+        self.out_of_time = False
+
+    def restore(self, model) -> None:
+        rows = pd.read_csv(self.run / "history.csv").to_dict("records")
+        done = int(np.asarray(keras.ops.convert_to_numpy(model.optimizer.iterations)))
+        while rows and int(rows[-1]["iterations"]) > done:
+            rows.pop()
+        self.rows, self.spent = rows, rows[-1]["seconds"] if rows else 0.0
+
+    def on_train_begin(self, logs=None):
+        self.begin = time.monotonic()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.train.epoch = epoch
+        r = self.record
+        self.model.optimizer.learning_rate = self.rate = learning_rate_at(
+            r["schedule"], r["learning_rate"], self._progress(), self._values()
+        )
+
+    def on_train_batch_end(self, batch, logs=None):
+        minutes = self.record["minutes"]
+        if minutes is not None and self._seconds() >= 60 * minutes:
+            self.out_of_time = self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        row = {"epoch": epoch + 1, "seconds": round(self._seconds(), 2), "learning_rate": self.rate}
+        row |= {name: float(value) for name, value in (logs or {}).items() if name != "learning_rate"}
+        row["iterations"] = int(np.asarray(keras.ops.convert_to_numpy(self.model.optimizer.iterations)))
+        best = min(self._values(), default=math.inf)
+        self.rows.append(row)
+        if self._values()[-1] < best or not (self.run / "best.keras").is_file():
+            self._save("best.keras", include_optimizer=False)
+        files.write_text(self.run / "history.csv", pd.DataFrame(self.rows).to_csv(index=False))
+        self._save("last.keras")
+        if self.reason_to_stop():
+            self.model.stop_training = True
+
+    def reason_to_stop(self) -> str | None:
+        r, values = self.record, self._values()
+        if not all(math.isfinite(v) for v in values):
+            return "loss is not finite"
+        if r["epochs"] is not None and len(values) >= r["epochs"]:
+            return "epochs"
+        if r["minutes"] is not None and values and self._seconds() >= 60 * r["minutes"]:
+            return "minutes"
+        if r["patience"] is not None and values and len(values) - 1 - int(np.argmin(values)) >= r["patience"]:
+            return "patience"
+        return None
+
+    def _values(self) -> list[float]:
+        return [row[self.record["monitor"]] for row in self.rows]
+
+    def _seconds(self) -> float:
+        return self.spent + (time.monotonic() - self.begin if self.begin else 0.0)
+
+    def _progress(self) -> float:
+        r = self.record
+        by_epochs = len(self.rows) / r["epochs"] if r["epochs"] else 0.0
+        by_time = self._seconds() / (60 * r["minutes"]) if r["minutes"] else 0.0
+        return max(by_epochs, by_time)
+
+    def _save(self, name: str, **options) -> None:
+        with files.atomic(self.run / name) as temporary:
+            keras.saving.save_model(self.model, temporary, **options)
+
+
+def _open(run: Path, record: dict) -> dict:
+    """The earlier ``run.json`` if it is of the same settings, {} if there is none."""
+    path = run / "run.json"
+    if not path.is_file():
+        return {}
+    earlier = json.loads(path.read_text())
+    old = earlier["settings"]
+    differ = [f"{k}: {old.get(k)!r} then, {record.get(k)!r} now" for k in sorted({*old, *record}) if old.get(k) != record.get(k)]
+    if differ:
+        raise ValueError(f"{run}: cannot resume, the settings differ ({'; '.join(differ)}); use another run name, or delete the folder")
+    return earlier
+
+
+def _describe(data) -> dict | None:
+    if data is None:
+        return None
+    return data.describe() if hasattr(data, "describe") else {"kind": type(data).__name__, "steps": len(data)}
+
+
+def _write_json(path: Path, content: dict) -> None:
+    files.write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
