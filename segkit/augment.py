@@ -30,7 +30,9 @@ def slices(
     noise : float
         Largest standard deviation of added Gaussian noise.
     """
-    steps = [step for axis, step in ((0, albumentations.VerticalFlip), (1, albumentations.HorizontalFlip)) if axis in flips]
+    steps = [
+        step for axis, step in ((0, albumentations.VerticalFlip), (1, albumentations.HorizontalFlip)) if axis in flips
+    ]
     moves = [step(p=0.5) for step in steps]
     if rotate or scale:
         moves.append(

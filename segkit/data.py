@@ -122,13 +122,21 @@ class Slices(Samples):
     """
 
     def __init__(
-        self, volumes: Mapping[str, tuple[np.ndarray, np.ndarray]], *, axis: int = 2, neighbours: int = 0, keep=None, **settings
+        self,
+        volumes: Mapping[str, tuple[np.ndarray, np.ndarray]],
+        *,
+        axis: int = 2,
+        neighbours: int = 0,
+        keep=None,
+        **settings,
     ):
         self.neighbours = neighbours
         self.volumes = {s: (np.moveaxis(i, axis, 0), np.moveaxis(m, axis, 0)) for s, (i, m) in volumes.items()}
         shapes = {image.shape[1:] for image, _ in self.volumes.values()}
         if len(shapes) > 1:
-            raise ValueError(f"slices of several shapes {sorted(shapes)} cannot share a batch; pad the volumes to one shape")
+            raise ValueError(
+                f"slices of several shapes {sorted(shapes)} cannot share a batch; pad the volumes to one shape"
+            )
         self.index = [(s, k) for s, (_, m) in self.volumes.items() for k in range(len(m)) if keep is None or keep(m[k])]
         super().__init__(len(self.index), list(volumes), **settings)
 
@@ -153,7 +161,13 @@ class Patches(Samples):
     """
 
     def __init__(
-        self, volumes: Mapping[str, tuple[np.ndarray, np.ndarray]], *, patch, foreground: float = 0.5, steps: int, **settings
+        self,
+        volumes: Mapping[str, tuple[np.ndarray, np.ndarray]],
+        *,
+        patch,
+        foreground: float = 0.5,
+        steps: int,
+        **settings,
     ):
         self.volumes, self.patch, self.foreground = dict(volumes), tuple(patch), foreground
         self.names = sorted(self.volumes)

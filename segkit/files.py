@@ -36,7 +36,9 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise OSError(error.errno or 0, f"cannot write {path}: {reason}; free some space or choose another folder") from error
+        raise OSError(
+            error.errno or 0, f"cannot write {path}: {reason}; free some space or choose another folder"
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

@@ -82,10 +82,7 @@ def predict(
     out = None
     with tqdm(total=len(turned), unit="slice", disable=not progress, leave=False) as bar:
         for first, probabilities in slabs:
-            if output == "labels":
-                slab = _to_labels(probabilities, threshold)
-            else:
-                slab = probabilities
+            slab = _to_labels(probabilities, threshold) if output == "labels" else probabilities
             if out is None:
                 out = np.empty((*turned.shape[:3], *slab.shape[3:]), slab.dtype)
             out[first : first + len(slab)] = slab
@@ -147,7 +144,9 @@ def _slices(run: _Ensemble, volume: np.ndarray, neighbours: int, flips) -> Itera
     shape = volume.shape[1:3]
     width = [(0, 0)] + [(0, run.side(n, i) - n) for i, n in enumerate(shape)] + [(0, 0)]
     if min(w[1] for w in width) < 0:
-        raise ValueError(f"slices of {shape} are larger than the model's input {run.members[0].inputs[0].shape[1:3]}; use patches")
+        raise ValueError(
+            f"slices of {shape} are larger than the model's input {run.members[0].inputs[0].shape[1:3]}; use patches"
+        )
     volume = np.pad(volume, width, mode="edge")
     inside = [f - 1 for f in flips if f > 0]
     turns = (False, True) if 0 in flips else (False,)

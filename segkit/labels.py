@@ -10,10 +10,18 @@ from segkit import volumes
 
 # FreeSurfer's aseg values and those of the Harvard-Oxford Atlas 2.0 (HOA-2), left and right
 FREESURFER = {
-    "amygdala": (18, 54), "caudate": (11, 50), "hippocampus": (17, 53), "putamen": (12, 51), "thalamus": (10, 49),
+    "amygdala": (18, 54),
+    "caudate": (11, 50),
+    "hippocampus": (17, 53),
+    "putamen": (12, 51),
+    "thalamus": (10, 49),
 }
 HOA = {
-    "amygdala": (22, 23), "caudate": (9, 10), "hippocampus": (20, 21), "putamen": (11, 12), "thalamus": (16, 17),
+    "amygdala": (22, 23),
+    "caudate": (9, 10),
+    "hippocampus": (20, 21),
+    "putamen": (11, 12),
+    "thalamus": (16, 17),
 }
 
 
@@ -30,11 +38,15 @@ def as_labels(image: Nifti1Image, table: dict[str, int] | None = None, name: obj
     found = np.unique(data)
     if found.size and (np.any(found != np.round(found)) or found[0] < 0 or found[-1] > 65535):
         odd = [v for v in found.tolist() if v != round(v) or not 0 <= v <= 65535][:5]
-        raise ValueError(f"{name}: {odd} are not label values; labels are whole numbers from 0 to 65535, never interpolated")
+        raise ValueError(
+            f"{name}: {odd} are not label values; labels are whole numbers from 0 to 65535, never interpolated"
+        )
     if table is not None:
         outside = sorted(set(found.astype(int).tolist()) - {0, *table.values()})
         if outside:
-            raise ValueError(f"{name}: label values {outside[:10]} are not in the table {table}; map them or drop them first")
+            raise ValueError(
+                f"{name}: label values {outside[:10]} are not in the table {table}; map them or drop them first"
+            )
     return volumes.like(data.astype(np.uint16 if found.size and found[-1] > 255 else np.uint8), image)
 
 
@@ -68,7 +80,9 @@ def merge(masks: dict[str, np.ndarray], table: dict[str, int]) -> np.ndarray:
     for name, mask in masks.items():
         mask = np.asarray(mask) > 0
         if np.any(taken & mask):
-            raise ValueError(f"mask {name} overlaps another in {int((taken & mask).sum())} voxels; decide which one holds")
+            raise ValueError(
+                f"mask {name} overlaps another in {int((taken & mask).sum())} voxels; decide which one holds"
+            )
         out[mask] = table[name]
         taken |= mask
     return out
@@ -82,5 +96,7 @@ def one_hot(array: np.ndarray, classes: int) -> np.ndarray:
     """
     array = np.asarray(array)
     if array.size and (array.min() < 0 or array.max() >= classes):
-        raise ValueError(f"label values {array.min()} to {array.max()} do not fit {classes} classes; check the label table")
+        raise ValueError(
+            f"label values {array.min()} to {array.max()} do not fit {classes} classes; check the label table"
+        )
     return np.eye(classes, dtype=np.float32)[array.astype(np.intp)]

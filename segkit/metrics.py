@@ -97,11 +97,17 @@ def score(
             row |= dict.fromkeys(("hd_mm", "hd95_mm", "assd_mm"), pair)
             row["surface_dice"] = 0.0 if np.isinf(pair) else pair
         else:
-            row |= {"hd_mm": float(max(pair[0].max(), pair[1].max())), "hd95_mm": _directed95(*pair), "assd_mm": _assd(*pair)}
+            row |= {
+                "hd_mm": float(max(pair[0].max(), pair[1].max())),
+                "hd95_mm": _directed95(*pair),
+                "assd_mm": _assd(*pair),
+            }
             row["surface_dice"] = _within(*pair, tolerance_mm)
         empty = {(False, False): "", (True, False): "truth", (False, True): "prediction", (True, True): "both"}
         row |= {
-            "avd_percent": avd(t, p), "truth_ml": t.sum() * ml, "prediction_ml": p.sum() * ml,
+            "avd_percent": avd(t, p),
+            "truth_ml": t.sum() * ml,
+            "prediction_ml": p.sum() * ml,
             "empty": empty[not t.any(), not p.any()],
         }
         rows.append(row)

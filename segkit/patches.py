@@ -60,12 +60,16 @@ def unpatchify(patches: np.ndarray, shape, step=None, *, window: str = "mean") -
     patches, shape = np.asarray(patches), tuple(int(n) for n in np.atleast_1d(shape))
     d = len(shape)
     if patches.ndim != 2 * d:
-        raise ValueError(f"patches of {patches.ndim} dimensions do not rebuild a {d}D array: {2 * d} are needed (grid, patch)")
+        raise ValueError(
+            f"patches of {patches.ndim} dimensions do not rebuild a {d}D array: {2 * d} are needed (grid, patch)"
+        )
     grid, size = patches.shape[:d], patches.shape[d:]
     step = _per_axis(size if step is None else step, d, "step")
     expected = tuple((n - p) // s + 1 for n, p, s in zip(shape, size, step, strict=True))
     if grid != expected or any((n - p) % s or p > n for n, p, s in zip(shape, size, step, strict=True)):
-        raise ValueError(f"a grid of {grid} patches {size} every {step} does not make shape {shape}; it needs {expected}")
+        raise ValueError(
+            f"a grid of {grid} patches {size} every {step} does not make shape {shape}; it needs {expected}"
+        )
     # float64 sums give back float32 and integers exactly
     weights = np.ones(size) if window == "mean" else gaussian_window(size) if window == "gaussian" else None
     if weights is None:
@@ -106,7 +110,9 @@ def starts(length: int, size: int, step: int) -> list[int]:
 def windows(shape, size, step) -> Iterator[tuple[slice, ...]]:
     """Overlapping windows that cover an array of ``shape`` (at least ``size``), ordered by the first axis."""
     d = len(shape)
-    axes = [starts(n, p, s) for n, p, s in zip(shape, _per_axis(size, d, "size"), _per_axis(step, d, "step"), strict=True)]
+    axes = [
+        starts(n, p, s) for n, p, s in zip(shape, _per_axis(size, d, "size"), _per_axis(step, d, "step"), strict=True)
+    ]
     size = _per_axis(size, d, "size")
     for corner in product(*axes):
         yield tuple(slice(c, c + p) for c, p in zip(corner, size, strict=True))

@@ -24,7 +24,9 @@ def read(path: str | os.PathLike) -> list[str]:
     names = [name for name in names if name]
     twice = sorted({name for name in names if names.count(name) > 1})
     if not names or twice:
-        raise ValueError(f"{path}: " + (f"subjects {twice} stand twice; keep one" if twice else "no subject; add one a line"))
+        raise ValueError(
+            f"{path}: " + (f"subjects {twice} stand twice; keep one" if twice else "no subject; add one a line")
+        )
     return names
 
 

@@ -101,14 +101,21 @@ def fit(
     record = json.loads(json.dumps(record))
     earlier = _open(run, record)
 
-    model.compile(optimizer=keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": learning_rate}}), loss=loss)
+    model.compile(
+        optimizer=keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": learning_rate}}), loss=loss
+    )
     model.optimizer.build(model.trainable_variables)
     keeper = _Keeper(run, train, record)
     if (run / "last.keras").is_file():
         model.load_weights(run / "last.keras")
         keeper.restore(model)
     if earlier.get("finished") is None:
-        state = {"settings": record, "started": earlier.get("started", _now()), "finished": None, "provenance": provenance()}
+        state = {
+            "settings": record,
+            "started": earlier.get("started", _now()),
+            "finished": None,
+            "provenance": provenance(),
+        }
         _write_json(run / "run.json", state)
         reason = keeper.reason_to_stop()
         if reason is None:
@@ -118,13 +125,21 @@ def fit(
                 shuffle=False, callbacks=[keeper, *callbacks],
             )  # fmt: skip
             reason = keeper.reason_to_stop() or "epochs"
-        _write_json(run / "run.json", state | {"finished": _now(), "stopped_by": reason, "epochs_run": len(keeper.rows)})
+        _write_json(
+            run / "run.json", state | {"finished": _now(), "stopped_by": reason, "epochs_run": len(keeper.rows)}
+        )
     model.load_weights(run / "best.keras")
     return pd.DataFrame(keeper.rows)
 
 
 def learning_rate_at(
-    schedule: str, base: float, progress: float, values: list[float] | None = None, *, factor: float = 0.2, wait: int = 5
+    schedule: str,
+    base: float,
+    progress: float,
+    values: list[float] | None = None,
+    *,
+    factor: float = 0.2,
+    wait: int = 5,
 ) -> float:
     """Learning rate for the coming epoch.
 
@@ -260,9 +275,15 @@ def _open(run: Path, record: dict) -> dict:
         return {}
     earlier = json.loads(path.read_text())
     old = earlier["settings"]
-    differ = [f"{k}: {old.get(k)!r} then, {record.get(k)!r} now" for k in sorted({*old, *record}) if old.get(k) != record.get(k)]
+    differ = [
+        f"{k}: {old.get(k)!r} then, {record.get(k)!r} now"
+        for k in sorted({*old, *record})
+        if old.get(k) != record.get(k)
+    ]
     if differ:
-        raise ValueError(f"{run}: cannot resume, the settings differ ({'; '.join(differ)}); use another run name, or delete the folder")
+        raise ValueError(
+            f"{run}: cannot resume, the settings differ ({'; '.join(differ)}); use another run name, or delete the folder"
+        )
     return earlier
 
 

@@ -70,9 +70,13 @@ def check(image: Nifti1Image, name: object = "image") -> Nifti1Image:
     if data.dtype.kind == "f":
         bad = int(data.size - np.count_nonzero(np.isfinite(data)))
         if bad:
-            raise ValueError(f"{name}: {bad} voxels are NaN or infinite; replace them, for example with numpy.nan_to_num")
+            raise ValueError(
+                f"{name}: {bad} voxels are NaN or infinite; replace them, for example with numpy.nan_to_num"
+            )
     if not np.isfinite(affine).all() or not 1e-12 < abs(np.linalg.det(affine[:3, :3])) < 1e12:
-        raise ValueError(f"{name}: the affine is not invertible, so voxels have no place in mm; mend the header\n{affine}")
+        raise ValueError(
+            f"{name}: the affine is not invertible, so voxels have no place in mm; mend the header\n{affine}"
+        )
     return image
 
 
@@ -88,7 +92,11 @@ def save(image: Nifti1Image, path: str | os.PathLike) -> Path:
     narrow = {"b": np.uint8, "i": np.int32, "u": np.uint16, "f": np.float32}
     if data.dtype == bool or data.dtype.itemsize == 8:
         kind = narrow[data.dtype.kind]
-        if data.dtype.kind in "iu" and data.size and (data.max() > np.iinfo(kind).max or data.min() < np.iinfo(kind).min):
+        if (
+            data.dtype.kind in "iu"
+            and data.size
+            and (data.max() > np.iinfo(kind).max or data.min() < np.iinfo(kind).min)
+        ):
             raise ValueError(f"{path}: values up to {data.max()} do not fit {np.dtype(kind)}; store smaller integers")
         data = data.astype(kind)
     with files.atomic(path) as temporary:
@@ -125,9 +133,13 @@ def check_same_grid(a: Nifti1Image, b: Nifti1Image, names=("first", "second"), *
     the fifth digit describe the same grid.
     """
     if a.shape[:3] != b.shape[:3]:
-        raise ValueError(f"{names[0]} has shape {a.shape[:3]}, {names[1]} has {b.shape[:3]}; resample one onto the other")
+        raise ValueError(
+            f"{names[0]} has shape {a.shape[:3]}, {names[1]} has {b.shape[:3]}; resample one onto the other"
+        )
     corners = np.array(np.meshgrid(*[(0, n - 1) for n in a.shape[:3]])).reshape(3, -1).T
-    away = np.linalg.norm(nib.affines.apply_affine(a.affine, corners) - nib.affines.apply_affine(b.affine, corners), axis=1)
+    away = np.linalg.norm(
+        nib.affines.apply_affine(a.affine, corners) - nib.affines.apply_affine(b.affine, corners), axis=1
+    )
     if away.max() > tolerance_mm:
         raise ValueError(
             f"{names[0]} and {names[1]} lie on different grids, up to {away.max():.4g} mm apart (largest difference of the "
@@ -252,11 +264,19 @@ def resample(
         source = channels[..., c]
         if kind == "image":
             source = source.astype(np.float32)
-            sigma = [max(0.0, (r - 1) / 2) for r in ratio] if _axes_kept(matrix) else [max(0.0, (ratio.max() - 1) / 2)] * 3
+            sigma = (
+                [max(0.0, (r - 1) / 2) for r in ratio] if _axes_kept(matrix) else [max(0.0, (ratio.max() - 1) / 2)] * 3
+            )
             if max(sigma) > 0.05:
                 source = ndimage.gaussian_filter(source, sigma, mode="nearest")
         out[..., c] = ndimage.affine_transform(
-            source, matrix, offset, output_shape=shape, output=out.dtype, order=1 if kind == "image" else 0, mode="nearest"
+            source,
+            matrix,
+            offset,
+            output_shape=shape,
+            output=out.dtype,
+            order=1 if kind == "image" else 0,
+            mode="nearest",
         )
     out[~_inside(matrix, offset, shape, image.shape[:3])] = 0
     return _image(out.reshape(*shape, *data.shape[3:]), affine)

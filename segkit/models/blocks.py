@@ -35,7 +35,9 @@ def upsample(x, filters: int, how: str, name=None):
     """Twice as many voxels an axis: "nearest" or "linear" (no weights), or "transpose" (kernel 2, to ``filters``)."""
     rank = _rank(x)
     if how == "transpose":
-        return {2: layers.Conv2DTranspose, 3: layers.Conv3DTranspose}[rank](filters, 2, strides=2, padding="same", name=name)(x)
+        return {2: layers.Conv2DTranspose, 3: layers.Conv3DTranspose}[rank](
+            filters, 2, strides=2, padding="same", name=name
+        )(x)
     if how == "nearest":
         return {2: layers.UpSampling2D, 3: layers.UpSampling3D}[rank](2, name=name)(x)
     if how == "linear" and rank == 2:

@@ -6,8 +6,13 @@ from segkit.models.unet import unet
 
 _IBSR = {"convs": 1, "upsampling": "nearest", "dropout": 0.4, "head": "softmax", "classes": 4}
 _QSM = {
-    "input_shape": (None, None, None, 1), "classes": 1, "convs": 2, "upsampling": "transpose", "head": "sigmoid",
-    "dropout": (0.1, 0.1, 0.2, 0.2, 0.3, 0.2, 0.2, 0.1, 0.1), "dropout_between": True,
+    "input_shape": (None, None, None, 1),
+    "classes": 1,
+    "convs": 2,
+    "upsampling": "transpose",
+    "head": "sigmoid",
+    "dropout": (0.1, 0.1, 0.2, 0.2, 0.3, 0.2, 0.2, 0.1, 0.1),
+    "dropout_between": True,
 }
 _PRESETS = {
     "ibsr_unet2d": (unet, _IBSR | {"filters": (32, 64, 128, 256, 512)}),
@@ -49,4 +54,6 @@ def build(name: str, **settings) -> keras.Model:
     try:
         return builder(**({"name": name} | defaults | settings))
     except TypeError as error:
-        raise ValueError(f"{name} does not take these settings ({error}); see help(segkit.models.{builder.__name__})") from None
+        raise ValueError(
+            f"{name} does not take these settings ({error}); see help(segkit.models.{builder.__name__})"
+        ) from None

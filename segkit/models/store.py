@@ -30,7 +30,9 @@ def load(path: str | os.PathLike) -> keras.Model:
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:
-        raise ValueError(f"{path}: not a Keras model that can be loaded ({error}); save it again or train anew") from error
+        raise ValueError(
+            f"{path}: not a Keras model that can be loaded ({error}); save it again or train anew"
+        ) from error
     return _in_type(model, "float32") if model.dtype_policy.name == "float16" or _half(model) else model
 
 

@@ -64,11 +64,15 @@ def unet(
         raise ValueError(f"{depth} levels take {2 * depth - 1} dropout rates, not {len(rates)}")
     for n in input_shape[:-1]:
         if n is not None and n % 2 ** (depth - 1):
-            raise ValueError(f"input of {n} voxels cannot be halved {depth - 1} times; use a multiple of {2 ** (depth - 1)}")
+            raise ValueError(
+                f"input of {n} voxels cannot be halved {depth - 1} times; use a multiple of {2 ** (depth - 1)}"
+            )
 
     def level(x, width, rate, tag):
         for i in range(convs):
-            x = blocks.conv(x, width, activation=activation, bias=bias, normalization=normalization, name=f"{tag}_conv{i + 1}")
+            x = blocks.conv(
+                x, width, activation=activation, bias=bias, normalization=normalization, name=f"{tag}_conv{i + 1}"
+            )
             if dropout_between and i == 0:
                 x = blocks.dropout(x, rate, monte_carlo=monte_carlo, name=f"{tag}_dropout")
         return x

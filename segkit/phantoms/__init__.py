@@ -12,7 +12,9 @@ STUDIES = ("ibsr",)
 MARK = "phantom.json"
 
 
-def write(study: str, folder: str | os.PathLike, *, subjects: Mapping[str, int], seed: int = 0, **settings) -> list[Path]:
+def write(
+    study: str, folder: str | os.PathLike, *, subjects: Mapping[str, int], seed: int = 0, **settings
+) -> list[Path]:
     """Write phantom subjects of a study.
 
     Parameters
@@ -49,8 +51,14 @@ def write(study: str, folder: str | os.PathLike, *, subjects: Mapping[str, int],
         if found == wanted:
             return []
         raise ValueError(f"{folder}: holds other phantoms ({found}); choose an empty folder, or delete this one")
-    if folder.is_dir() and any(p for p in folder.iterdir() if not p.name.startswith(".")) and not (folder / f"{MARK}.part").is_file():
-        raise ValueError(f"{folder}: is not empty and holds no phantoms; choose an empty folder, nothing is written over")
+    if (
+        folder.is_dir()
+        and any(p for p in folder.iterdir() if not p.name.startswith("."))
+        and not (folder / f"{MARK}.part").is_file()
+    ):
+        raise ValueError(
+            f"{folder}: is not empty and holds no phantoms; choose an empty folder, nothing is written over"
+        )
     module = importlib.import_module(f"segkit.phantoms.{study}")
     module.names(dict(subjects))  # refuse before anything is written
     files.write_text(folder / f"{MARK}.part", "phantoms are being written here\n")

@@ -68,7 +68,9 @@ def _ventricle_region(fluid: np.ndarray, affine: np.ndarray) -> np.ndarray:
     return ndimage.binary_dilation(region)
 
 
-def smooth_noise(shape: Sequence[int], spacing_mm: Sequence[float], rng: np.random.Generator, *, scale_mm: float) -> np.ndarray:
+def smooth_noise(
+    shape: Sequence[int], spacing_mm: Sequence[float], rng: np.random.Generator, *, scale_mm: float
+) -> np.ndarray:
     """Gaussian random field of standard deviation 1 that varies over about ``scale_mm``; float32."""
     every = [max(1, int(scale_mm / 2 / s)) for s in spacing_mm]
     coarse = [-(-n // e) + 5 for n, e in zip(shape, every, strict=True)]
@@ -76,7 +78,9 @@ def smooth_noise(shape: Sequence[int], spacing_mm: Sequence[float], rng: np.rand
     field = ndimage.gaussian_filter(rng.standard_normal(coarse).astype(np.float32), sigma, mode="reflect")
     field = (field - field.mean()) / max(float(field.std()), 1e-12)
     matrix = [1 / e for e in every]
-    return ndimage.affine_transform(field, matrix, [1.5] * len(shape), output_shape=tuple(shape), order=1, mode="nearest")
+    return ndimage.affine_transform(
+        field, matrix, [1.5] * len(shape), output_shape=tuple(shape), order=1, mode="nearest"
+    )
 
 
 def placement(rng: np.random.Generator, *, rotate: float = 4, scale: float = 0.06, shift_mm: float = 4) -> np.ndarray:
@@ -92,8 +96,15 @@ def placement(rng: np.random.Generator, *, rotate: float = 4, scale: float = 0.0
 
 
 def warp(
-    maps: dict[str, np.ndarray], affine: np.ndarray, target: np.ndarray, shape: Sequence[int], rng: np.random.Generator,
-    *, to_template: np.ndarray | None = None, bend_mm: float = 3, scale_mm: float = 18,
+    maps: dict[str, np.ndarray],
+    affine: np.ndarray,
+    target: np.ndarray,
+    shape: Sequence[int],
+    rng: np.random.Generator,
+    *,
+    to_template: np.ndarray | None = None,
+    bend_mm: float = 3,
+    scale_mm: float = 18,
 ) -> dict[str, np.ndarray]:
     """Soft maps on a subject's grid, through ``to_template`` and a smooth displacement.
 
@@ -107,7 +118,9 @@ def warp(
         Standard deviation of the displacement along each axis, and the length over which it changes.
     """
     spacing_mm = nib.affines.voxel_sizes(target)
-    matrix, offset = nib.affines.to_matvec(np.linalg.inv(affine) @ (np.eye(4) if to_template is None else to_template) @ target)
+    matrix, offset = nib.affines.to_matvec(
+        np.linalg.inv(affine) @ (np.eye(4) if to_template is None else to_template) @ target
+    )
     grids = np.ogrid[tuple(slice(n) for n in shape)]
     mm = nib.affines.voxel_sizes(affine)
     where = [
@@ -119,7 +132,9 @@ def warp(
     return {name: ndimage.map_coordinates(m, where, order=1, mode="constant") for name, m in maps.items()}
 
 
-def bias_field(shape: Sequence[int], spacing_mm: Sequence[float], rng: np.random.Generator, *, strength: float = 0.15) -> np.ndarray:
+def bias_field(
+    shape: Sequence[int], spacing_mm: Sequence[float], rng: np.random.Generator, *, strength: float = 0.15
+) -> np.ndarray:
     """Multiplicative field around 1 with a log standard deviation of ``strength``, smooth over some 60 mm."""
     return np.exp(strength * smooth_noise(shape, spacing_mm, rng, scale_mm=60))
 

@@ -26,7 +26,9 @@ def names(subjects: dict[str, int]) -> dict[str, list[str]]:
     """Subject names a set, for the numbers asked for."""
     for kind, n in subjects.items():
         if kind not in ORDER or not 0 <= n <= len(ORDER[kind]):
-            raise ValueError(f"{n} phantoms of {kind!r} cannot be made; the sets hold { {k: len(v) for k, v in ORDER.items()} }")
+            raise ValueError(
+                f"{n} phantoms of {kind!r} cannot be made; the sets hold { {k: len(v) for k, v in ORDER.items()} }"
+            )
     return {kind: [f"IBSR_{i}" for i in ORDER[kind][:n]] for kind, n in subjects.items()}
 
 

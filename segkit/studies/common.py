@@ -1,14 +1,90 @@
 """What every study does alike: where things lie, splits and published tables of the package, pieces of a run."""
 
+import contextlib
+import dataclasses
 import os
+import re
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from segkit import splits
+from segkit import phantoms, splits
 
-PHANTOM_MARK = "phantom.json"
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What every notebook of a study starts from; made by :func:`start`."""
+
+    study: str
+    profile: Any
+    data: Path
+    results: Path
+    seed: int
+    source: str | None
+
+    def __repr__(self) -> str:
+        what = {"phantom": "phantoms", "real": "real data (pictures hidden)", None: "real data"}[self.source]
+        return (
+            f"{self.study}, profile {self.profile.name}, seed {self.seed}\n"
+            f"  data     {shown(self.data)}  ({what})\n  results  {shown(self.results)}"
+        )
+
+
+def start(
+    study: str,
+    profile,
+    *,
+    data: str | os.PathLike | None,
+    results: str | os.PathLike | None,
+    seed: int,
+    show_real: bool = False,
+    **phantom_settings,
+) -> Run:
+    """Prepare a run: find the data, or write the profile's phantoms; choose where results go.
+
+    Parameters
+    ----------
+    profile : dataclass with ``name`` and ``phantoms`` (subjects a set, or None)
+    data, results : path, optional
+        Relative paths count from the repository's root. Without ``data``, phantoms are written to
+        ``data_dir/<study>/phantoms_<profile>_seed<seed>``.
+    show_real : bool
+        Draw pictures of real subjects (on your own machine).
+    """
+    quiet_keras()
+    if data is None:
+        if profile.phantoms is None:
+            raise ValueError(
+                f'PROFILE "{profile.name}" is for real data: set DATA to its folder, or PROFILE to "quick"'
+            )
+        folder = home() / "data_dir" / study / f"phantoms_{profile.name}_seed{seed}"
+        phantoms.write(study, folder, subjects=profile.phantoms, seed=seed, **phantom_settings)
+    else:
+        folder = home() / Path(data).expanduser()
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"DATA {data}: no such folder (relative paths count from {home().name}, the repository)"
+            )
+    base = home() / Path("results_dir" if results is None else results).expanduser()
+    source = "phantom" if is_phantom(folder) else None if show_real else "real"
+    return Run(study, profile, folder, base / study / profile.name, seed, source)
+
+
+def quiet_keras() -> None:
+    """Import keras without TensorFlow's start-up messages, which go past Python's logging to the file descriptor."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
+        try:
+            kept = os.dup(2)
+        except OSError:  # no stderr at all
+            nowhere = None
+        if nowhere is not None:
+            os.dup2(nowhere.fileno(), 2)
+            stack.callback(lambda: (os.dup2(kept, 2), os.close(kept)))
+        import keras  # noqa: F401
 
 
 def home() -> Path:
@@ -38,7 +114,7 @@ def published(study: str) -> pd.DataFrame:
 
 def is_phantom(folder: str | os.PathLike) -> bool:
     """Whether :func:`segkit.phantoms.write` made this data folder (then pictures of it may be shown and committed)."""
-    return (Path(folder) / PHANTOM_MARK).is_file()
+    return (Path(folder) / phantoms.MARK).is_file()
 
 
 def need(path: Path, first: str) -> Path:
@@ -46,3 +122,19 @@ def need(path: Path, first: str) -> Path:
     if not path.exists():
         raise FileNotFoundError(f"{shown(path)} is missing: run {first} first (same PROFILE, RESULTS and SEED)")
     return path
+
+
+def network_table(model) -> pd.DataFrame:
+    """A network by block (down1, …, bottom, …, up1, head): layers, output shape and parameters."""
+    rows: dict[str, dict] = {}
+    for layer in model.layers:
+        block = re.match(r"[a-z]+\d*", layer.name).group()
+        row = rows.setdefault(block, {"layers": [], "output": "", "parameters": 0})
+        row["layers"].append(re.sub(r"\d+D?$", "", type(layer).__name__))
+        row["output"] = " × ".join("·" if n is None else str(n) for n in layer.output.shape[1:])
+        row["parameters"] += layer.count_params()
+    table = pd.DataFrame([{"block": k, **v, "layers": ", ".join(v["layers"])} for k, v in rows.items()]).set_index(
+        "block"
+    )
+    table.loc["all"] = ["", "", int(table["parameters"].sum())]
+    return table

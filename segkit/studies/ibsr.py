@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
 from nibabel import Nifti1Image
-from sklearn.mixture import GaussianMixture
 from skimage.filters import threshold_multiotsu
+from sklearn.mixture import GaussianMixture
 from tqdm.auto import tqdm
 
-from segkit import files, intensity, labels, legacy, metrics, patches, statistics, volumes
+from segkit import files, intensity, labels, legacy, metrics, patches, report, statistics, volumes
 from segkit.studies import common
 
 LABELS = {"CSF": 1, "GM": 2, "WM": 3}
@@ -48,17 +48,32 @@ class Profile:
     batch_size: int = 64
     n4_shrink: int = 4
 
+    @property
+    def grid(self) -> tuple[int, ...]:
+        """The common grid of 01_padding."""
+        return tuple(n // self.coarse for n in GRID)
+
 
 PROFILES = {
     "smoke": Profile(
         "smoke", {"Training_Set": 2, "Validation_Set": 2, "Test_Set": 1}, ("ibsr_unet2d_4level",),
-        minutes=None, epochs=1, coarse=4, filters=(4, 8, 8, 8), batch_size=16, n4_shrink=2,
+        minutes=None, epochs=1, coarse=2, filters=(4, 8, 8, 8), batch_size=16, n4_shrink=2,
     ),
     "quick": Profile(
         "quick", {"Training_Set": 4, "Validation_Set": 2, "Test_Set": 1}, ("ibsr_unet2d_4level",), minutes=1.75, epochs=None,
     ),
     "full": Profile("full", None, ("ibsr_unet2d_4level", "ibsr_unet2d"), minutes=30, epochs=200),
 }  # fmt: skip
+
+
+def start(profile: str, *, data=None, results=None, seed: int = 0, show_real: bool = False) -> common.Run:
+    """The first call of each notebook: phantoms or the real data, and where results go. See :func:`common.start`."""
+    if profile not in PROFILES:
+        raise ValueError(f"no profile is called {profile!r}; choose one of {', '.join(PROFILES)}")
+    chosen = PROFILES[profile]
+    return common.start(
+        "ibsr", chosen, data=data, results=results, seed=seed, show_real=show_real, coarse=chosen.coarse
+    )
 
 
 # -- the data as they lie on disk ------------------------------------------------------------------------------------
@@ -88,10 +103,16 @@ def find(folder: str | os.PathLike) -> pd.DataFrame:
             if not image.is_file():
                 raise FileNotFoundError(f"{image}: missing; each subject's folder holds <subject>.nii.gz")
             if name == "Training_Set" and not label.is_file():
-                raise FileNotFoundError(f"{label}: missing; a training subject needs its label, or belongs into Test_Set")
-            rows.append({"subject": place.name, "set": name, "image": image, "label": label if label.is_file() else None})
+                raise FileNotFoundError(
+                    f"{label}: missing; a training subject needs its label, or belongs into Test_Set"
+                )
+            rows.append(
+                {"subject": place.name, "set": name, "image": image, "label": label if label.is_file() else None}
+            )
     if not rows:
-        raise ValueError(f"{folder}: no subject found; expected {'/<subject>/, '.join(SETS)}/<subject>/ (see segkit.studies.ibsr)")
+        raise ValueError(
+            f"{folder}: no subject found; expected {'/<subject>/, '.join(SETS)}/<subject>/ (see segkit.studies.ibsr)"
+        )
     table = pd.DataFrame(rows)
     twice = sorted(table["subject"][table["subject"].duplicated()].unique())
     if twice:
@@ -127,7 +148,9 @@ def split(table: pd.DataFrame) -> dict[str, list[str]]:
 # -- 00 preprocessing, 01 padding, 02 downsampling -------------------------------------------------------------------
 
 
-def preprocess(data: str | os.PathLike, results: Path, *, n4: bool = True, shrink: int = 4, jobs: int = 2) -> pd.DataFrame:
+def preprocess(
+    data: str | os.PathLike, results: Path, *, n4: bool = True, shrink: int = 4, jobs: int = 2
+) -> pd.DataFrame:
     """Write ``preprocessed/<subject>_bias_corrected.nii.gz`` for every subject (as the report names them).
 
     Without ``n4`` the image is copied. Files that exist are kept. Returns a row a subject: seconds, coefficient of
@@ -169,7 +192,9 @@ def standardise(data: str | os.PathLike, results: Path, *, shape: Sequence[int] 
     table, rows = find(data), []
     for subject, row in tqdm(table.iterrows(), total=len(table), desc="padding"):
         image, label = read(row)
-        corrected = volumes.load(common.need(results / "preprocessed" / f"{subject}_bias_corrected.nii.gz", "00_preprocessing"))
+        corrected = volumes.load(
+            common.need(results / "preprocessed" / f"{subject}_bias_corrected.nii.gz", "00_preprocessing")
+        )
         padded = volumes.pad(volumes.canonical(corrected), shape)
         volumes.save(padded, results / "padded" / f"{subject}.nii.gz")
         if label is not None:
@@ -226,7 +251,9 @@ def load_patches(results: Path, subjects: Sequence[str]) -> tuple[np.ndarray, np
     """Patches of several subjects: images (n, size, size, 1) and labels (n, size, size)."""
     parts = []
     for subject in subjects:
-        with np.load(common.need(results / "patches" / f"{subject}.npz", "02_downsampling"), allow_pickle=False) as part:
+        with np.load(
+            common.need(results / "patches" / f"{subject}.npz", "02_downsampling"), allow_pickle=False
+        ) as part:
             parts.append((part["images"], part["labels"]))
     images, maps = (np.concatenate(p) for p in zip(*parts, strict=True))
     return images[..., None], maps
@@ -251,7 +278,9 @@ def build(network: str, profile: Profile, **settings):
     return models.build(network, **(({"filters": profile.filters} if profile.filters else {}) | settings))
 
 
-def train(network: str, results: Path, subjects: dict[str, list[str]], profile: Profile, *, seed: int = 0, verbose="auto"):
+def train(
+    network: str, results: Path, subjects: dict[str, list[str]], profile: Profile, *, seed: int = 0, verbose="auto"
+):
     """Train ``network`` on the patches, or go on with an interrupted run; ``(model, history)``.
 
     Categorical cross-entropy, Adam 1e-3, batch 64 and dropout .4 as in the report's code; z-score, small rotations and
@@ -266,7 +295,11 @@ def train(network: str, results: Path, subjects: dict[str, list[str]], profile: 
     sets = {}
     for side, chosen in (("train", subjects["train"]), ("validation", subjects["selection"])):
         images, maps = load_patches(results, chosen)
-        learn = {"augment": augment.slices(flips=(), rotate=15, scale=0.15, gain=0.1)} if side == "train" else {"shuffle": False}
+        learn = (
+            {"augment": augment.slices(flips=(), rotate=15, scale=0.15, gain=0.1)}
+            if side == "train"
+            else {"shuffle": False}
+        )
         sets[side] = data.Arrays(images, maps, chosen, classes=4, batch_size=profile.batch_size, seed=seed, **learn)
     history = training.fit(
         model, sets["train"], sets["validation"], run=results / "runs" / network, loss=keras.losses.CategoricalCrossentropy(),
@@ -279,18 +312,17 @@ def train(network: str, results: Path, subjects: dict[str, list[str]], profile: 
 # -- 04 testing ------------------------------------------------------------------------------------------------------
 
 
-def predict(model, image: Nifti1Image, **settings) -> Nifti1Image:
+def predict(model, image: Nifti1Image, *, spacing_mm: Sequence[float] = SPACING_MM, **settings) -> Nifti1Image:
     """Labels of a bias-corrected scan on the scan's own grid.
 
-    The scan is turned to RAS+, resampled where its voxels differ by more than a fifth from the training's, cut to the
-    brain, z-scored, segmented slice by slice (first axis), and the labels are brought back with nearest neighbour.
+    The scan is turned to RAS+, resampled where its voxels differ by more than a fifth from ``spacing_mm``, cut to the brain, z-scored, segmented slice by slice (first axis), and the labels are brought back with nearest neighbour.
     """
     from segkit import inference
 
     work = volumes.canonical(image)
-    ratio = np.array(volumes.spacing(work)) / SPACING_MM
+    ratio = np.array(volumes.spacing(work)) / np.array(spacing_mm)
     if ratio.max() > 1.2 or ratio.min() < 1 / 1.2:
-        work = volumes.resample(work, spacing_mm=SPACING_MM, kind="image")
+        work = volumes.resample(work, spacing_mm=spacing_mm, kind="image")
     brain = volumes.array(work) > 0
     box = volumes.bounding_box(brain, margin=8)
     values = normalise(work)[tuple(slice(start, start + n) for start, n in zip(*box, strict=True))]
@@ -341,7 +373,9 @@ def evaluate(methods: dict, data: str | os.PathLike, results: Path, subjects: Se
     jobs = [(name, subject) for name in methods for subject in subjects]
     for name, subject in tqdm(jobs, desc="scoring"):
         _, label = read(table.loc[subject])
-        corrected = volumes.load(common.need(results / "preprocessed" / f"{subject}_bias_corrected.nii.gz", "00_preprocessing"))
+        corrected = volumes.load(
+            common.need(results / "preprocessed" / f"{subject}_bias_corrected.nii.gz", "00_preprocessing")
+        )
         found = methods[name](corrected)
         volumes.check_same_grid(label, found, (str(table.loc[subject, "label"]), f"prediction of {name}"))
         volumes.save(found, results / "predictions" / name / f"{subject}_seg.nii.gz")
@@ -353,12 +387,92 @@ def evaluate(methods: dict, data: str | os.PathLike, results: Path, subjects: Se
     return out[["method", "subject", *[c for c in out.columns if c not in ("method", "subject")]]]
 
 
+def three_columns(scores: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Reported (Table 1, 2D U-Net), legacy and corrected for one method of :func:`evaluate`.
+
+    Rows are Dice, Hausdorff and AVD of each tissue. Legacy: mean over the volumes that the report's code scored (12, 13,
+    14, 17, without 11) where they are present, Hausdorff distance in voxels (full maximum), "AVD" as 1 − Dice. Corrected:
+    HD95 in mm, AVD as |ΔV| / V.
+    """
+    printed = common.published("ibsr").query("table == 1 and model == '2D U-Net'")[["label", "metric", "value"]]
+    chosen = scores[scores["method"] == method].assign(avd=lambda t: t["avd_percent"] / 100)
+    ours = _long(chosen, {"dice": "Dice", "hd95_mm": "Hausdorff", "avd": "AVD"})
+    scored = set(common.split("ibsr", "validation_report"))
+    known = chosen[chosen["subject"].isin(scored)] if scored <= set(chosen["subject"]) else chosen
+    old = _long(known, {"legacy_dice": "Dice", "legacy_hausdorff_voxels": "Hausdorff", "legacy_avd": "AVD"})
+    return report.three_columns(printed, old, ours)
+
+
+def _long(scores: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
+    parts = [scores[["label", "subject"]].assign(metric=name, value=scores[column]) for column, name in columns.items()]
+    return pd.concat(parts)[["label", "metric", "subject", "value"]]
+
+
+NOTE = (
+    "Reported: Table 1, 2D U-Net (the four-level net). Legacy: the report's definitions, mean over IBSR_12, 13, 14 and 17 "
+    "where all are present: Hausdorff distance in voxels (full maximum), AVD = 1 − Dice. Corrected: per subject in 3D on the "
+    "native grid: HD95 in mm (the larger of two directed percentiles), AVD = |ΔV| / V, 95 % bootstrap interval over n subjects."
+)
+
+
+def claims(scores: pd.DataFrame, network: str, *, source: str | None) -> pd.DataFrame:
+    """The report's sentences that these scores can speak to: section, claim, verdict, evidence."""
+    real = source != "phantom"
+    table = three_columns(scores, network)
+
+    def line(label, metric, column):
+        row = table.loc[(label, metric)]
+        return f"{label} {row[column]:.3f}" + (
+            f" [{row['low']:.3f}, {row['high']:.3f}]" if column == "corrected" else ""
+        )
+
+    dice_ours = ", ".join(line(k, "Dice", "corrected") for k in LABELS)
+    means = {k: table.loc[(k, "Dice"), "corrected"] for k in LABELS}
+    same = np.allclose(scores["legacy_avd"], 1 - scores["legacy_dice"], atol=1e-9, equal_nan=True)
+    average = float(np.mean(list(means.values())))
+    within = all(abs(table.loc[(k, "Dice"), "legacy"] - table.loc[(k, "Dice"), "reported"]) < 0.05 for k in LABELS)
+    rows = [
+        ("8.1, Table 1", "the 2D U-Net reaches Dice .8220 (CSF), .9163 (GM), .8814 (WM)",
+         ("holds" if within else "does not hold") if real else "cannot be told here",
+         f"legacy {', '.join(line(k, 'Dice', 'legacy') for k in LABELS)}; corrected {dice_ours}" if real
+         else f"phantoms, which are easier or harder than the real set: {dice_ours}"),
+        ("9", "the average Dice is .9184", "does not hold",
+         f"the mean of Table 1's own column is .8732; ours over the three tissues {average:.3f}"),
+        ("4.7.3, Table 1", "AVD is |truth − prediction| / truth", "does not hold" if same else "cannot be told here",
+         "the code's value is 1 − Dice: so it is for every row of our legacy column, and for the report's 2D U-Net column"),
+        ("9", "CSF has the lowest Dice of the three", "holds" if means["CSF"] == min(means.values()) else "does not hold", dice_ours),
+    ]  # fmt: skip
+    both = {"ibsr_unet2d", "ibsr_unet2d_4level"}
+    if both <= set(scores["method"]):
+        mean = scores.groupby(["method", "subject"])["dice"].mean().unstack("method")
+        test = statistics.paired(mean[["ibsr_unet2d", "ibsr_unet2d_4level"]]).iloc[0]
+        evidence = f"mean Dice five − four levels {test['difference']:+.4f} (n {test['n']}, Wilcoxon p {test['p']:.3f})"
+        verdict = "does not hold" if test["difference"] <= 0 or not test["p"] < 0.05 else "holds"
+        rows.append(
+            ("4.3", "five levels are better than four", verdict, evidence + "; its code made Table 1 with four")
+        )
+    return pd.DataFrame(rows, columns=["section", "claim", "verdict", "evidence"])
+
+
 # -- your own scan ---------------------------------------------------------------------------------------------------
 
 
 def released() -> Path:
     """Where the released model lies."""
     return common.home() / "results_dir" / "ibsr" / "saved_models" / f"{RELEASED}.keras"
+
+
+def release(run: common.Run, network: str, scores: pd.DataFrame) -> Path:
+    """Save the trained ``network`` in float16 to ``results_dir/ibsr/saved_models``, with its record and its scores."""
+    from segkit import models
+
+    folder = released().parent
+    source = run.results / "runs" / network
+    path = models.save(models.load(common.need(source / "best.keras", "03_training")), folder / f"{network}.keras")
+    files.write_text(folder / f"{network}.run.json", (source / "run.json").read_text())
+    chosen = scores[scores["method"] == network]
+    files.write_text(folder / f"{network}.scores.csv", chosen.round(5).to_csv(index=False))
+    return path
 
 
 def segment(scan, *, model=None, out: str | os.PathLike | None = None, n4: bool = True) -> Nifti1Image:
@@ -395,7 +509,9 @@ def segment(scan, *, model=None, out: str | os.PathLike | None = None, n4: bool 
     if not (array > 0).any():
         raise ValueError(f"{name}: no voxel is above 0; the brain must be brighter than its background")
     if (array > 0).all():
-        raise ValueError(f"{name}: every voxel is above 0, so the scan is not skull-stripped; strip it first (HD-BET, SynthStrip, BET)")
+        raise ValueError(
+            f"{name}: every voxel is above 0, so the scan is not skull-stripped; strip it first (HD-BET, SynthStrip, BET)"
+        )
     if model is None or isinstance(model, str | os.PathLike):
         model = models.load(released() if model is None else model)
     array = np.maximum(array, 0)
@@ -407,7 +523,10 @@ def segment(scan, *, model=None, out: str | os.PathLike | None = None, n4: bool 
         out = Path(out)
         volumes.save(found, out / f"{name}_seg.nii.gz")
         files.write_text(out / f"{name}_volumes.csv", measure(found).to_csv())
-        plots.save(plots.three_planes(image, found, labels=LABELS, title=f"{name}: segkit, research use only"), out / f"{name}_overlay.png")
+        plots.save(
+            plots.three_planes(image, found, labels=LABELS, title=f"{name}: segkit, research use only"),
+            out / f"{name}_overlay.png",
+        )
     return found
 
 
@@ -421,7 +540,9 @@ def measure(mask: Nifti1Image, scan: Nifti1Image | None = None) -> pd.DataFrame:
         row = {"tissue": name, "voxels": int(inside.sum()), "ml": inside.sum() * ml}
         if scan is not None:
             volumes.check_same_grid(mask, scan, ("mask", "scan"))
-            row["mean intensity"] = float(volumes.array(scan, np.float32)[inside].mean()) if inside.any() else float("nan")
+            row["mean intensity"] = (
+                float(volumes.array(scan, np.float32)[inside].mean()) if inside.any() else float("nan")
+            )
         rows.append(row)
     return pd.DataFrame(rows).set_index("tissue")
 

@@ -1,0 +1,120 @@
+"""Run a study's notebooks top to bottom.
+
+python notebooks/run.py ibsr --profile quick            refreshes the committed notebooks/ibsr/*.ipynb
+python notebooks/run.py ibsr --profile full --data DIR   writes results_dir/ibsr/full/notebooks/
+python notebooks/run.py ibsr --demo                      the same as quick, all output under results_dir/demo/
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+
+
+def notebooks(study: str) -> list[Path]:
+    """The study's notebooks in order."""
+    found = sorted((HERE / study).glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise SystemExit(f"no study is called {study!r}; choose one of {', '.join(studies())} or all")
+    return found
+
+
+def studies() -> list[str]:
+    """Studies in place: the folders that hold numbered notebooks."""
+    return sorted({p.parent.name for p in HERE.glob("*/[0-9][0-9]_*.ipynb")})
+
+
+def clean(notebook) -> None:
+    """Keep code, text and outputs; drop times, papermill's notes and what differs from machine to machine."""
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for cell in notebook.cells:
+        cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]  # progress bars
+            for output in cell.outputs:
+                if (
+                    "text/plain" in output.get("data", {})
+                    and "application/vnd.jupyter.widget-view+json" in output["data"]
+                ):
+                    del output["data"]["application/vnd.jupyter.widget-view+json"]
+
+
+def run(path: Path, target: Path, parameters: dict) -> float:
+    """Execute one notebook with its folder as working folder; the result replaces ``target`` when all cells passed."""
+    import nbformat
+    import papermill
+
+    from segkit import files
+
+    begin = time.perf_counter()
+    work = target.with_name(f".running-{target.name}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            str(path), str(work), parameters=parameters, kernel_name="python3", cwd=str(path.parent), progress_bar=True,
+            stdout_file=sys.stdout, autosave_cell_every=0,
+        )  # fmt: skip
+        notebook = nbformat.read(work, as_version=4)
+        clean(notebook)
+        with files.atomic(target) as temporary:
+            nbformat.write(notebook, temporary)
+    finally:
+        work.unlink(missing_ok=True)
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Run a study's notebooks top to bottom.")
+    parser.add_argument("study", help=f"{', '.join(studies())} or all")
+    parser.add_argument("--profile", default="quick", choices=("smoke", "quick", "full"))
+    parser.add_argument("--data", help="folder with the real data (full)")
+    parser.add_argument("--results", help="folder for results; default results_dir")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--demo", action="store_true", help="write everything under results_dir/demo")
+    options = parser.parse_args()
+    if options.profile == "full" and not options.data:
+        parser.error("PROFILE=full needs DATA=<folder with the real data>")
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    results = "results_dir/demo" if options.demo else options.results
+    parameters = {}
+    if options.profile != "quick":
+        parameters["PROFILE"] = options.profile
+    if options.data:
+        parameters["DATA"] = os.path.relpath(options.data, ROOT)
+    if results:
+        parameters["RESULTS"] = os.path.relpath(ROOT / results, ROOT)
+    if options.seed:
+        parameters["SEED"] = options.seed
+
+    begin = time.perf_counter()
+    for study in studies() if options.study == "all" else [options.study]:
+        base = ROOT / (results or "results_dir") / study / options.profile
+        in_place = options.profile == "quick" and not results and not options.seed and not options.data
+        for path in notebooks(study):
+            target = path if in_place else base / "notebooks" / path.name
+            print(f"\n== {study}: {path.stem} ({options.profile})", flush=True)
+            seconds = run(path, target, parameters)
+            print(f"== {path.stem} took {seconds:.0f} s", flush=True)
+        tables = sorted((base / "tables").glob("three_columns*.md"))
+        for table in tables:
+            print(f"\n{study}: {table.stem}\n\n{table.read_text()}")
+        print("wrote:")
+        for place in (base / "notebooks" if not in_place else HERE / study, base / "tables", base / "figures"):
+            for file in sorted(place.glob("*")) if place.is_dir() else []:
+                if file.suffix in (".ipynb", ".csv", ".png"):
+                    print(f"  {file.relative_to(ROOT) if file.is_relative_to(ROOT) else file}")
+    print(f"\ndone in {(time.perf_counter() - begin) / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Figures. Each function returns a matplotlib Figure and shows nothing by itself.
+
+Functions that draw voxels take ``source``, the one switch for what may be seen: "phantom" marks the figure so, "real"
+draws a card of text in place of the picture (the terms of the data allow none), None draws without remark (your own
+scans on your own machine).
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from nibabel import Nifti1Image
+
+from segkit import files, volumes
+
+# Okabe and Ito's colours, told apart by colour-blind readers
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#F0E442")
+
+
+def save(figure: Figure, path: str | os.PathLike, *, dpi: int = 110) -> Path:
+    """Write ``figure`` as PNG, whole or not at all; return the path."""
+    with files.atomic(path) as temporary:
+        figure.savefig(temporary, dpi=dpi, format="png", bbox_inches="tight", facecolor="white")
+    return Path(path)
+
+
+def panels(
+    images: Mapping[str, np.ndarray],
+    *,
+    masks: Mapping[str, np.ndarray] | None = None,
+    source: str | None,
+    title: str = "",
+    aspect: float = 1.0,
+    columns: int = 4,
+    vmax: float | None = None,
+) -> Figure:
+    """A grid of 2D arrays (first axis to the right, second axis up), each titled by its key, masks laid over by key."""
+    if source == "real":
+        return _card(title or "panels")
+    masks = masks or {}
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    shape = next(iter(images.values())).shape
+    height = 2.5 * shape[1] * aspect / shape[0]
+    figure = Figure(figsize=(2.5 * columns, (min(height, 4.5) + 0.35) * rows), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    for ax in axes[len(images) :]:
+        ax.remove()
+    for ax, (name, image) in zip(axes, images.items(), strict=False):
+        _draw(ax, image, masks.get(name), aspect, vmax)
+        ax.set_title(name, fontsize=9)
+    return _headed(figure, title, source)
+
+
+def three_planes(
+    image: Nifti1Image,
+    mask: Nifti1Image | None = None,
+    *,
+    labels: Mapping[str, int] | None = None,
+    title: str = "",
+    source: str | None = None,
+    at: Sequence[int] | None = None,
+) -> Figure:
+    """Sagittal, coronal and axial slice through voxel ``at`` (of the RAS+ image; default the mask's centre), in true proportion."""
+    if source == "real":
+        return _card(title or "three planes")
+    image = volumes.canonical(image)
+    data = volumes.array(image, np.float32)
+    over = None if mask is None else volumes.array(volumes.canonical(mask))
+    where = np.argwhere(data > 0 if over is None or not over.any() else over > 0)
+    at = tuple(
+        int(v) for v in (np.round(where.mean(axis=0)) if at is None and len(where) else at or np.array(data.shape) // 2)
+    )
+    start, size = volumes.bounding_box(data > 0, margin=6) if (data > 0).any() else ((0, 0, 0), data.shape)
+    box = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
+    spacing = volumes.spacing(image)
+    figure = Figure(figsize=(9.5, 3.6), layout="constrained")
+    vmax = float(np.percentile(data[data > 0], 99.5)) if (data > 0).any() else 1.0
+    for axis, (ax, name) in enumerate(zip(figure.subplots(1, 3), ("sagittal", "coronal", "axial"), strict=True)):
+        a, b = [i for i in range(3) if i != axis]
+        cut = np.take(data, at[axis], axis=axis)[box[a], box[b]]
+        _draw(
+            ax,
+            cut,
+            None if over is None else np.take(over, at[axis], axis=axis)[box[a], box[b]],
+            spacing[b] / spacing[a],
+            vmax,
+        )
+        ax.set_title(name, fontsize=9)
+    if labels:
+        handles = [figure.axes[0].plot([], [], "s", color=COLOURS[v - 1], label=k)[0] for k, v in labels.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+    return _headed(figure, title, source)
+
+
+def curves(histories: Mapping[str, pd.DataFrame], *, title: str = "", source: str | None = None) -> Figure:
+    """Training (dashed) and validation loss by epoch, one colour a run; the best epoch is marked."""
+    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
+    ax = figure.subplots()
+    for colour, (name, history) in zip(COLOURS, histories.items(), strict=False):
+        ax.plot(history["epoch"], history["loss"], "--", color=colour, lw=1, label=f"{name}, training")
+        if "val_loss" in history:
+            best = history["val_loss"].idxmin()
+            ax.plot(history["epoch"], history["val_loss"], "-o", ms=2.5, color=colour, label=f"{name}, selection")
+            ax.plot(history["epoch"][best], history["val_loss"][best], "*", ms=12, color=colour)
+    ax.set(xlabel="epoch", ylabel="loss")
+    ax.grid(alpha=0.3)
+    ax.legend(frameon=False, fontsize=8)
+    return _headed(figure, title, "phantom" if source == "phantom" else None)
+
+
+def by_subject(scores: pd.DataFrame, column: str, *, ylabel: str, title: str = "", source: str | None = None) -> Figure:
+    """Dots a subject and the mean as a bar, a group a label, a colour a method; infinite values are left out and counted."""
+    labels, methods = list(dict.fromkeys(scores["label"])), list(dict.fromkeys(scores["method"]))
+    figure = Figure(figsize=(1.6 + 1.8 * len(labels), 3.6), layout="constrained")
+    ax = figure.subplots()
+    left_out = 0
+    for m, (method, colour) in enumerate(zip(methods, COLOURS, strict=False)):
+        for k, _label in enumerate(labels):
+            values = scores.query("method == @method and label == @label")[column].to_numpy(float)
+            left_out += int((~np.isfinite(values)).sum())
+            values = values[np.isfinite(values)]
+            x = k + (m - (len(methods) - 1) / 2) * 0.8 / len(methods)
+            if values.size:
+                ax.bar(x, values.mean(), 0.7 / len(methods), color=colour, alpha=0.35, label=method if k == 0 else None)
+                ax.plot(np.full(values.size, x), values, "o", ms=3.5, color=colour)
+    ax.set_xticks(range(len(labels)), labels)
+    ax.set_ylabel(ylabel + (f" ({left_out} undefined left out)" if left_out else ""))
+    ax.grid(axis="y", alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=min(3, len(methods)), frameon=False, fontsize=8)
+    return _headed(figure, title, "phantom" if source == "phantom" else None)
+
+
+def _draw(ax, image: np.ndarray, mask: np.ndarray | None, aspect: float, vmax: float | None) -> None:
+    ax.imshow(np.asarray(image).T, origin="lower", cmap="gray", aspect=aspect, vmax=vmax, interpolation="nearest")
+    if mask is not None and np.any(mask):
+        shown = np.ma.masked_equal(np.asarray(mask).T, 0)
+        ax.imshow(shown, origin="lower", cmap=ListedColormap(COLOURS), vmin=1, vmax=len(COLOURS), aspect=aspect, alpha=0.55,
+                  interpolation="nearest")  # fmt: skip
+    ax.set_xticks([])
+    ax.set_yticks([])
+
+
+def _headed(figure: Figure, title: str, source: str | None) -> Figure:
+    remark = {"phantom": "phantom", "simulated": "simulated"}.get(source)
+    text = " · ".join(t for t in (title, remark) if t)
+    if text:
+        figure.suptitle(text, fontsize=10)
+    return figure
+
+
+def _card(title: str) -> Figure:
+    figure = Figure(figsize=(6, 1.2), layout="constrained")
+    figure.text(0.5, 0.5, f"{title}\nnot shown: a real subject, whose pictures the data's terms do not let us publish\n"
+                "(set SHOW_REAL_SUBJECTS = True to see it on your own machine)", ha="center", va="center", fontsize=9)  # fmt: skip
+    return figure

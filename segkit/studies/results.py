@@ -1,0 +1,53 @@
+"""``python -m segkit.studies.results``: gather every study's tables and claims into ``results_dir/README.md``."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from segkit import files, report
+from segkit.studies import common
+
+HEAD = """# Results
+
+Made by `make results` from the tables on disk and nothing else; do not edit. *Reported* is the number that the report printed,
+*legacy* our model scored by the report's own definition, *corrected* our model scored per subject in 3D on the native grid,
+with its 95 % bootstrap interval (low, high) over n subjects. Quick is phantoms, full is real data.
+"""
+
+
+def gather(folder: Path) -> str:
+    """The page's text: for each study and profile the three-column tables, then the claims."""
+    parts = [HEAD]
+    for study in sorted(p for p in folder.iterdir() if p.is_dir() and p.name not in ("demo",)):
+        for profile in ("full", "quick"):
+            tables = study / profile / "tables"
+            found = sorted(tables.glob("three_columns*.csv"))
+            if not found:
+                continue
+            parts.append(f"## {study.name}, {profile}" + (" (phantom)" if profile == "quick" else ""))
+            for path in found:
+                note = (
+                    path.with_suffix(".md").read_text().split("\n\n", 1)[1].strip()
+                    if path.with_suffix(".md").is_file()
+                    else ""
+                )
+                parts += [
+                    report.markdown(pd.read_csv(path)),
+                    note,
+                    f"Source: `{path.relative_to(folder.parent).as_posix()}`",
+                ]
+            if (tables / "claims.csv").is_file():
+                parts += ["### Claims of the report", report.markdown(pd.read_csv(tables / "claims.csv"))]
+    if len(parts) == 1:
+        parts.append("No table yet: run `make notebooks`.")
+    return "\n\n".join(p for p in parts if p) + "\n"
+
+
+def main() -> None:
+    folder = common.home() / "results_dir"
+    page = files.write_text(folder / "README.md", gather(folder))
+    print(f"wrote {common.shown(page)}")
+
+
+if __name__ == "__main__":
+    main()
