@@ -59,7 +59,7 @@ def run(path: Path, target: Path, parameters: dict) -> float:
     try:
         papermill.execute_notebook(
             str(path), str(work), parameters=parameters, kernel_name="python3", cwd=str(path.parent), progress_bar=True,
-            stdout_file=sys.stdout, autosave_cell_every=0,
+            stdout_file=sys.stdout, autosave_cell_every=0, extra_arguments=["--log-level=ERROR"],
         )  # fmt: skip
         notebook = nbformat.read(work, as_version=4)
         clean(notebook)

@@ -76,7 +76,7 @@ def predict(
     if rank == 2:
         slabs = _slices(run, turned, neighbours, flips)
     else:
-        size = tuple(patch or array.shape[:3])
+        size = array.shape[:3] if patch is None else tuple(patch)
         slabs = _patches(run, turned, size, step, window, flips)
 
     out = None
@@ -182,8 +182,9 @@ def _patches(run: _Ensemble, volume: np.ndarray, size, step, window: str, flips)
         for boxes in _batched(group, run.batch_size):
             batch = _flipped(run, np.stack([volume[box] for box in boxes]), flips)
             if total is None:
-                total = np.zeros((size[0], *padded[1:], batch.shape[-1]), np.float32)
-                weight = np.zeros((size[0], *padded[1:], 1), np.float32)
+                # float64 sums, so that many overlaps of a constant give the constant
+                total = np.zeros((size[0], *padded[1:], batch.shape[-1]))
+                weight = np.zeros((size[0], *padded[1:], 1))
             for box, value in zip(boxes, batch, strict=True):
                 total[:, box[1], box[2]] += weights * value
                 weight[:, box[1], box[2]] += weights
@@ -201,7 +202,7 @@ def _weights(size, window: str) -> np.ndarray:
 def _finish(total, weight, first: int, stop: int, shape) -> Iterator[tuple[int, np.ndarray]]:
     n = min(stop, shape[0]) - first
     if n > 0:
-        yield first, (total[:n] / weight[:n])[:, : shape[1], : shape[2]]
+        yield first, (total[:n] / weight[:n])[:, : shape[1], : shape[2]].astype(np.float32)
 
 
 def _advance(buffer: np.ndarray, planes: int) -> np.ndarray:

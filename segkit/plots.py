@@ -113,6 +113,28 @@ def curves(histories: Mapping[str, pd.DataFrame], *, title: str = "", source: st
     return _headed(figure, title, "phantom" if source == "phantom" else None)
 
 
+def histograms(
+    groups: Mapping[str, Mapping[str, np.ndarray]],
+    *,
+    xlabels: Sequence[str],
+    title: str = "",
+    source: str | None = None,
+) -> Figure:
+    """One axis a group; in it the distribution of each named array as a line."""
+    figure = Figure(figsize=(4.2 * len(groups), 2.9), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(groups)))
+    for ax, xlabel, (group, arrays) in zip(axes, xlabels, groups.items(), strict=True):
+        for name, values in arrays.items():
+            density, edges = np.histogram(
+                values, bins=80, range=tuple(np.percentile(values, (0.5, 99.5))), density=True
+            )
+            ax.plot((edges[1:] + edges[:-1]) / 2, density, lw=1, label=name)
+        ax.set(xlabel=xlabel, title=group, yticks=[])
+        ax.title.set_fontsize(9)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=7)
+    return _headed(figure, title, "phantom" if source == "phantom" else None)
+
+
 def by_subject(scores: pd.DataFrame, column: str, *, ylabel: str, title: str = "", source: str | None = None) -> Figure:
     """Dots a subject and the mean as a bar, a group a label, a colour a method; infinite values are left out and counted."""
     labels, methods = list(dict.fromkeys(scores["label"])), list(dict.fromkeys(scores["method"]))
@@ -120,8 +142,9 @@ def by_subject(scores: pd.DataFrame, column: str, *, ylabel: str, title: str = "
     ax = figure.subplots()
     left_out = 0
     for m, (method, colour) in enumerate(zip(methods, COLOURS, strict=False)):
-        for k, _label in enumerate(labels):
-            values = scores.query("method == @method and label == @label")[column].to_numpy(float)
+        for k, label in enumerate(labels):
+            chosen = (scores["method"] == method) & (scores["label"] == label)
+            values = scores.loc[chosen, column].to_numpy(float)
             left_out += int((~np.isfinite(values)).sum())
             values = values[np.isfinite(values)]
             x = k + (m - (len(methods) - 1) / 2) * 0.8 / len(methods)

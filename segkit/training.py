@@ -216,6 +216,9 @@ class _Keeper(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.train.epoch = epoch
+        # a .keras file does not hold dropout's random state; seed and epoch decide it, as they decide the batches
+        for i, variable in enumerate(v for v in self.model.non_trainable_variables if "seed_generator" in v.path):
+            variable.assign(np.array([(self.record["seed"] + 7919 * i) % 2**31, epoch * 2**20 % 2**32], "uint32"))
         r = self.record
         self.model.optimizer.learning_rate = self.rate = learning_rate_at(
             r["schedule"], r["learning_rate"], self._progress(), self._values()

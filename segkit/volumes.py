@@ -57,26 +57,17 @@ def load(path: str | os.PathLike) -> Nifti1Image:
         raise
     except Exception as error:  # nibabel, gzip and zlib raise a dozen kinds for a broken file
         raise ValueError(f"{path}: not a readable NIfTI file ({error}); copy or convert it again") from error
-    return check(_image(_squeeze(data, path), affine), path)
+    data = _squeeze(data)
+    _check_arrays(data, affine, path)
+    try:
+        return _image(data, affine)
+    except Exception as error:  # an affine that no header can hold
+        raise ValueError(f"{path}: its header cannot be used ({error}); mend or convert it again") from error
 
 
 def check(image: Nifti1Image, name: object = "image") -> Nifti1Image:
     """Return ``image`` if it is usable (see :func:`load`); ``name`` stands in the errors."""
-    data, affine = np.asanyarray(image.dataobj), image.affine
-    if data.ndim < 3 or 0 in data.shape:
-        raise ValueError(f"{name}: shape {data.shape} is not a volume; give a file with three spatial axes")
-    if data.dtype.kind not in "iufb":
-        raise ValueError(f"{name}: voxels of type {data.dtype} cannot be used; convert to a scalar number type")
-    if data.dtype.kind == "f":
-        bad = int(data.size - np.count_nonzero(np.isfinite(data)))
-        if bad:
-            raise ValueError(
-                f"{name}: {bad} voxels are NaN or infinite; replace them, for example with numpy.nan_to_num"
-            )
-    if not np.isfinite(affine).all() or not 1e-12 < abs(np.linalg.det(affine[:3, :3])) < 1e12:
-        raise ValueError(
-            f"{name}: the affine is not invertible, so voxels have no place in mm; mend the header\n{affine}"
-        )
+    _check_arrays(np.asanyarray(image.dataobj), image.affine, name)
     return image
 
 
@@ -221,7 +212,7 @@ def downsample(image: Nifti1Image, factor: int | tuple[int, int, int], *, kind: 
         values = np.unique(data)
         counts = np.stack([(blocks == v).sum(axis=(1, 3, 5), dtype=np.int32) for v in values])
         out = values[counts.argmax(axis=0)]
-    affine = image.affine @ nib.affines.from_matvec(np.diag(factor), [(f - 1) / 2 for f in factor])
+    affine = image.affine @ nib.affines.from_matvec(np.diag(np.array(factor, float)), [(f - 1) / 2 for f in factor])
     return _image(out, affine)
 
 
@@ -278,7 +269,8 @@ def resample(
             order=1 if kind == "image" else 0,
             mode="nearest",
         )
-    out[~_inside(matrix, offset, shape, image.shape[:3])] = 0
+    if like is not None:
+        out[~_inside(matrix, offset, shape, image.shape[:3])] = 0
     return _image(out.reshape(*shape, *data.shape[3:]), affine)
 
 
@@ -290,7 +282,7 @@ def _image(data: np.ndarray, affine: np.ndarray) -> Nifti1Image:
     return image
 
 
-def _squeeze(data: np.ndarray, path: Path) -> np.ndarray:
+def _squeeze(data: np.ndarray) -> np.ndarray:
     while data.ndim > 3 and data.shape[-1] == 1:
         data = data[..., 0]
     if data.dtype.kind == "f":
@@ -332,3 +324,20 @@ def _inside(matrix, offset, shape, source_shape) -> np.ndarray:
 def _check_kind(kind: str) -> None:
     if kind not in ("image", "label"):
         raise ValueError(f'kind must be "image" or "label", not {kind!r}')
+
+
+def _check_arrays(data: np.ndarray, affine: np.ndarray, name: object) -> None:
+    if data.ndim < 3 or 0 in data.shape:
+        raise ValueError(f"{name}: shape {data.shape} is not a volume; give a file with three spatial axes")
+    if data.dtype.kind not in "iufb":
+        raise ValueError(f"{name}: voxels of type {data.dtype} cannot be used; convert to a scalar number type")
+    if data.dtype.kind == "f":
+        bad = int(data.size - np.count_nonzero(np.isfinite(data)))
+        if bad:
+            raise ValueError(
+                f"{name}: {bad} voxels are NaN or infinite; replace them, for example with numpy.nan_to_num"
+            )
+    if not np.isfinite(affine).all() or not 1e-12 < abs(np.linalg.det(affine[:3, :3])) < 1e12:
+        raise ValueError(
+            f"{name}: the affine is not invertible, so voxels have no place in mm; mend the header\n{affine}"
+        )

@@ -1,0 +1,35 @@
+"""IBSR18: ventricular CSF, grey and white matter on skull-stripped T1.
+
+Report: Archit and Adilina, Brain tissue segmentation using U-Net, Girona 2022. Layout of the data::
+
+    Training_Set/<subject>/<subject>.nii.gz, <subject>_seg.nii.gz
+    Validation_Set/<subject>/…            (labelled, scored once a recipe)
+    Test_Set/<subject>/<subject>.nii.gz   (no labels)
+
+Label 1 is the ventricles' CSF only; sulcal fluid is background within the head.
+
+``layout`` holds the facts and finds the data, ``steps`` writes what notebooks 00 to 02 do, ``networks`` trains, predicts and
+segments a user's own scan, ``tables`` scores. All of it is at hand here: ``ibsr.segment("scan.nii.gz")``.
+"""
+
+from segkit.studies.ibsr.layout import GRID, LABELS, PROFILES, SETS, SPACING_MM, Profile, find, read, split, start
+from segkit.studies.ibsr.networks import (
+    build,
+    measure,
+    methods,
+    mixture_baseline,
+    predict,
+    release,
+    released,
+    segment,
+    threshold_baseline,
+    train,
+)
+from segkit.studies.ibsr.steps import cut, extract, load_padded, load_patches, normalise, preprocess, standardise
+from segkit.studies.ibsr.tables import NOTE, claims, evaluate, three_columns
+
+__all__ = [
+    "GRID", "LABELS", "NOTE", "PROFILES", "SETS", "SPACING_MM", "Profile", "build", "claims", "cut", "evaluate", "extract",
+    "find", "load_padded", "load_patches", "measure", "methods", "mixture_baseline", "normalise", "predict", "preprocess", "read",
+    "release", "released", "segment", "split", "standardise", "start", "three_columns", "threshold_baseline", "train",
+]  # fmt: skip

@@ -1,0 +1,200 @@
+"""03 training, prediction, two baselines without learning, the released model and a user's own scan."""
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from nibabel import Nifti1Image
+from skimage.filters import threshold_multiotsu
+from sklearn.mixture import GaussianMixture
+
+from segkit import files, intensity, volumes
+from segkit.studies import common
+from segkit.studies.ibsr.layout import LABELS, RELEASED, SPACING_MM, Profile
+from segkit.studies.ibsr.steps import load_patches, normalise
+
+
+def build(network: str, profile: Profile, **settings):
+    """The report's network by name; the smoke profile makes it slim."""
+    from segkit import models
+
+    return models.build(network, **(({"filters": profile.filters} if profile.filters else {}) | settings))
+
+
+def train(
+    network: str, results: Path, subjects: dict[str, list[str]], profile: Profile, *, seed: int = 0, verbose="auto"
+):
+    """Train ``network`` on the patches, or go on with an interrupted run; ``(model, history)``.
+
+    Categorical cross-entropy, Adam 1e-3, batch 64 and dropout .4 as in the report's code; z-score, small rotations and
+    scalings on the fly, a cosine schedule and dropout off at inference are ours.
+    """
+    import keras
+
+    from segkit import augment, data, training
+
+    keras.utils.set_random_seed(seed)
+    model = build(network, profile)
+    sets = {}
+    for side, chosen in (("train", subjects["train"]), ("validation", subjects["selection"])):
+        images, maps = load_patches(results, chosen)
+        learn = (
+            {"augment": augment.slices(flips=(), rotate=15, scale=0.15, gain=0.1)}
+            if side == "train"
+            else {"shuffle": False}
+        )
+        sets[side] = data.Arrays(images, maps, chosen, classes=4, batch_size=profile.batch_size, seed=seed, **learn)
+    history = training.fit(
+        model, sets["train"], sets["validation"], run=results / "runs" / network, loss=keras.losses.CategoricalCrossentropy(),
+        epochs=profile.epochs, minutes=profile.minutes, schedule="cosine", seed=seed, verbose=verbose,
+        settings={"normalisation": "z-score in the brain", "dropout at inference": False},
+    )  # fmt: skip
+    return model, history
+
+
+def predict(model, image: Nifti1Image, *, spacing_mm: Sequence[float] = SPACING_MM, **settings) -> Nifti1Image:
+    """Labels of a bias-corrected scan on the scan's own grid.
+
+    The scan is turned to RAS+, resampled where its voxels differ by more than a fifth from ``spacing_mm``, cut to the
+    brain, z-scored, segmented slice by slice (first axis), and the labels are brought back with nearest neighbour.
+    """
+    from segkit import inference
+
+    work = volumes.canonical(image)
+    ratio = np.array(volumes.spacing(work)) / np.array(spacing_mm)
+    if ratio.max() > 1.2 or ratio.min() < 1 / 1.2:
+        work = volumes.resample(work, spacing_mm=spacing_mm, kind="image")
+    brain = volumes.array(work) > 0
+    box = volumes.bounding_box(brain, margin=8)
+    values = normalise(work)[tuple(slice(start, start + n) for start, n in zip(*box, strict=True))]
+    cropped = volumes.like(values, volumes.crop(work, box[1], start=box[0]))
+    found = inference.predict(model, cropped, axis=0, **settings)
+    return volumes.resample(found, like=image, kind="label")
+
+
+def threshold_baseline(image: Nifti1Image) -> Nifti1Image:
+    """No learning: the brain's intensities cut in three by multi-level Otsu (dark CSF, grey, white)."""
+    values = volumes.array(image, np.float32)
+    brain = values > 0
+    out = np.zeros(values.shape, np.uint8)
+    out[brain] = 1 + np.digitize(values[brain], threshold_multiotsu(values[brain], classes=3))
+    return volumes.like(out, image)
+
+
+def mixture_baseline(image: Nifti1Image, *, seed: int = 0, sample: int = 50_000) -> Nifti1Image:
+    """No learning: a Gaussian mixture of three classes on the brain's intensities, ordered by mean."""
+    values = volumes.array(image, np.float32)
+    brain = values > 0
+    inside = values[brain][:, None].astype(np.float64)
+    chosen = np.random.default_rng(seed).choice(len(inside), min(sample, len(inside)), replace=False)
+    mixture = GaussianMixture(3, random_state=seed, n_init=2).fit(inside[chosen])
+    rank = np.empty(3, np.uint8)
+    rank[np.argsort(mixture.means_.ravel())] = (1, 2, 3)
+    out = np.zeros(values.shape, np.uint8)
+    out[brain] = rank[mixture.predict(inside)]
+    return volumes.like(out, image)
+
+
+def methods(run: common.Run) -> dict:
+    """What 04_testing compares: name to ``callable(bias-corrected image) -> labels``, baselines first, then the networks."""
+    from segkit import models
+
+    spacing_mm = tuple(s * run.profile.coarse for s in SPACING_MM)
+    out = {"threshold (Otsu)": threshold_baseline, "Gaussian mixture": mixture_baseline}
+    for name in run.profile.networks:
+        model = models.load(common.need(run.results / "runs" / name / "best.keras", "03_training"))
+        out[name] = functools.partial(predict, model, spacing_mm=spacing_mm)
+    return out
+
+
+def released() -> Path:
+    """Where the released model lies."""
+    return common.home() / "results_dir" / "ibsr" / "saved_models" / f"{RELEASED}.keras"
+
+
+def release(run: common.Run, network: str, scores: pd.DataFrame) -> Path:
+    """Save the trained ``network`` in float16 to ``results_dir/ibsr/saved_models``, with its record and its scores."""
+    from segkit import models
+
+    folder = released().parent
+    source = run.results / "runs" / network
+    path = models.save(models.load(common.need(source / "best.keras", "03_training")), folder / f"{network}.keras")
+    files.write_text(folder / f"{network}.run.json", (source / "run.json").read_text())
+    chosen = scores[scores["method"] == network]
+    files.write_text(folder / f"{network}.scores.csv", chosen.round(5).to_csv(index=False))
+    return path
+
+
+def segment(scan, *, model=None, out: str | os.PathLike | None = None, n4: bool = True) -> Nifti1Image:
+    """Tissue labels of a skull-stripped T1 scan, with the released model.
+
+    Parameters
+    ----------
+    scan : path or Nifti1Image
+        3D, 0 outside the brain, any orientation and voxel size.
+    model : keras.Model or path, optional
+        Default :func:`released`.
+    out : folder, optional
+        Also write ``<scan>_seg.nii.gz``, ``<scan>_overlay.png`` and ``<scan>_volumes.csv``.
+    n4 : bool
+        Correct the bias field first, as in training.
+
+    Returns
+    -------
+    Nifti1Image
+        uint8 on the scan's grid and affine: 0 background, 1 CSF (ventricles), 2 grey matter, 3 white matter.
+
+    Raises
+    ------
+    ValueError
+        When the scan is not one 3D volume, is empty, or is not skull-stripped (no voxel is 0 or below).
+    """
+    from segkit import models
+
+    name = "scan" if isinstance(scan, Nifti1Image) else Path(scan).name.removesuffix(".gz").removesuffix(".nii")
+    image = volumes.check(scan, "scan") if isinstance(scan, Nifti1Image) else volumes.load(scan)
+    array = volumes.array(image, np.float32)
+    if array.ndim != 3:
+        raise ValueError(f"{name}: shape {array.shape} is not one 3D volume; give a single T1, not a series")
+    if not (array > 0).any():
+        raise ValueError(f"{name}: no voxel is above 0; the brain must be brighter than its background")
+    if (array > 0).all():
+        raise ValueError(
+            f"{name}: every voxel is above 0, so the scan is not skull-stripped; strip it first (HD-BET, SynthStrip, BET)"
+        )
+    if model is None or isinstance(model, str | os.PathLike):
+        model = models.load(released() if model is None else model)
+    array = np.maximum(array, 0)
+    corrected = intensity.n4(volumes.like(array, image)) if n4 else volumes.like(array, image)
+    found = predict(model, corrected)
+    if out is not None:
+        from segkit import plots
+
+        out = Path(out)
+        volumes.save(found, out / f"{name}_seg.nii.gz")
+        files.write_text(out / f"{name}_volumes.csv", measure(found).to_csv())
+        plots.save(
+            plots.three_planes(image, found, labels=LABELS, title=f"{name}: segkit, research use only"),
+            out / f"{name}_overlay.png",
+        )
+    return found
+
+
+def measure(mask: Nifti1Image, scan: Nifti1Image | None = None) -> pd.DataFrame:
+    """Volume in ml of each tissue (and, with ``scan``, its mean intensity); index tissue."""
+    array = volumes.array(mask)
+    ml = float(np.prod(volumes.spacing(mask))) / 1000
+    rows = []
+    for name, value in LABELS.items():
+        inside = array == value
+        row = {"tissue": name, "voxels": int(inside.sum()), "ml": inside.sum() * ml}
+        if scan is not None:
+            volumes.check_same_grid(mask, scan, ("mask", "scan"))
+            row["mean intensity"] = (
+                float(volumes.array(scan, np.float32)[inside].mean()) if inside.any() else float("nan")
+            )
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("tissue")

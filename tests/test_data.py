@@ -1,0 +1,146 @@
+"""Datasets: who is in them, what a batch holds, and that it depends on seed, epoch and number alone."""
+
+import numpy as np
+import pytest
+
+from segkit import augment, data
+
+
+def arrays(n=10, **settings):
+    x = np.arange(n, dtype="f")[:, None, None, None] * np.ones((n, 4, 4, 1), "f")
+    y = (np.arange(n)[:, None, None] % 3 * np.ones((n, 4, 4))).astype(np.uint8)
+    return data.Arrays(x, y, [f"s{i % 2}" for i in range(n)], **({"classes": 3, "batch_size": 4} | settings))
+
+
+def volumes(rng, shapes=((5, 6, 7), (5, 6, 9))):
+    return {
+        f"s{i}": (rng.normal(size=s).astype("f"), rng.integers(0, 3, s).astype(np.uint8)) for i, s in enumerate(shapes)
+    }
+
+
+def seen(dataset):
+    return [int(v) for i in range(len(dataset)) for v in dataset[i][0][:, 0, 0, 0]]
+
+
+def test_an_epoch_sees_every_sample_once_and_the_next_in_another_order():
+    d = arrays()
+    assert len(d) == 3
+    first = seen(d)
+    assert sorted(first) == list(range(10))
+    assert first != list(range(10))
+    d.epoch = 1
+    assert sorted(seen(d)) == list(range(10))
+    assert seen(d) != first
+    d.epoch = 0
+    assert seen(d) == first
+    assert seen(arrays(seed=1)) != first
+    assert seen(arrays(shuffle=False)) == list(range(10))
+
+
+def test_fixed_number_of_batches_goes_round():
+    d = arrays(steps=8)
+    values = seen(d)
+    assert len(values) == 32
+    assert min(values.count(i) for i in range(10)) == 3
+    assert len(seen(arrays(steps=1))) == 4
+
+
+def test_targets_are_one_hot_or_one_channel():
+    x, y = arrays()[0]
+    assert y.shape == (4, 4, 4, 3)
+    np.testing.assert_array_equal(y.argmax(-1)[:, 0, 0], x[:, 0, 0, 0] % 3)
+    binary = data.Arrays(np.zeros((2, 4, 4, 1), "f"), np.ones((2, 4, 4), "u1"), "ab", classes=1, batch_size=2)
+    assert binary[0][1].shape == (2, 4, 4, 1)
+    with pytest.raises(ValueError, match="do not fit 2 classes"):
+        arrays(classes=2, shuffle=False)[0]
+
+
+def test_subjects_and_description():
+    d = arrays()
+    assert d.subjects == ("s0", "s1")
+    assert d.describe() == arrays().describe()
+    other = arrays()
+    other.images[0] += 1
+    assert other.describe()["fingerprint"] != d.describe()["fingerprint"]
+
+
+def test_an_empty_dataset_is_refused(rng):
+    with pytest.raises(ValueError, match="no sample; check the subjects"):
+        arrays(0)
+    with pytest.raises(ValueError, match="no sample"):
+        data.Slices(volumes(rng), classes=3, batch_size=2, keep=lambda m: False)
+    with pytest.raises(ValueError, match="3 images and 2 labels"):
+        data.Arrays(np.zeros((3, 2, 2, 1)), np.zeros((2, 2, 2)), "a", classes=2, batch_size=1)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_carry_their_neighbours(axis, rng):
+    v = {"a": volumes(rng)["s0"]}
+    d = data.Slices(v, axis=axis, neighbours=1, classes=3, batch_size=100, shuffle=False)
+    x, y = d[0]
+    image, label = (np.moveaxis(a, axis, 0) for a in v["a"])
+    assert len(x) == len(image)
+    np.testing.assert_array_equal(x[2], np.stack([image[1], image[2], image[3]], -1))
+    np.testing.assert_array_equal(x[0], np.stack([image[0], image[0], image[1]], -1))
+    np.testing.assert_array_equal(y.argmax(-1), label)
+
+
+def test_slices_can_be_chosen_and_must_share_a_shape(rng):
+    v = volumes(rng)
+    kept = data.Slices(v, classes=3, batch_size=2, keep=lambda m: m.sum() > m.size)
+    assert 0 < kept.size <= 16
+    with pytest.raises(ValueError, match="pad the volumes to one shape"):
+        data.Slices(v, axis=0, classes=3, batch_size=2)
+
+
+def test_patches_are_cut_alike_from_image_and_label(rng):
+    label = rng.integers(0, 3, (9, 10, 11)).astype(np.uint8)
+    d = data.Patches({"a": (label * 10.0, label)}, patch=(4, 5, 6), steps=3, classes=3, batch_size=2)
+    for i in range(3):
+        x, y = d[i]
+        assert x.shape == (2, 4, 5, 6, 1)
+        np.testing.assert_array_equal(x[..., 0], 10 * y.argmax(-1))
+    d.epoch = 1
+    assert not np.array_equal(d[0][0], (setattr(d, "epoch", 0), d[0][0])[1])
+
+
+def test_patches_take_the_subjects_in_turn(rng):
+    v = {k: (np.full((6, 6, 6), float(i), "f"), np.ones((6, 6, 6), "u1")) for i, k in enumerate("abc")}
+    d = data.Patches(v, patch=(2, 2, 2), steps=5, classes=2, batch_size=3)
+    values = np.concatenate([d[i][0][:, 0, 0, 0, 0] for i in range(5)])
+    assert [int((values == i).sum()) for i in range(3)] == [5, 5, 5]
+
+
+@pytest.mark.parametrize(("make", "shape"), [(augment.slices, (16, 16)), (augment.volumes, (10, 11, 12))])
+def test_augmentation_is_repeatable_and_never_blends_labels(make, shape, rng):
+    transform = make(flips=(0, 1), rotate=20, scale=0.2, gain=0.2, noise=0.1)
+    image, label = rng.normal(size=(*shape, 2)).astype("f"), rng.choice([0, 3], shape).astype(np.uint8)
+    kept = image.copy(), label.copy()
+    a, b = (transform(image, label, np.random.default_rng(5)) for _ in range(2))
+    np.testing.assert_array_equal(a[0], b[0])
+    np.testing.assert_array_equal(a[1], b[1])
+    assert a[0].shape == image.shape
+    assert a[0].dtype == np.float32
+    assert set(np.unique(a[1])) <= {0, 3}
+    assert not np.array_equal(a[0], transform(image, label, np.random.default_rng(6))[0])
+    np.testing.assert_array_equal(image, kept[0])
+    np.testing.assert_array_equal(label, kept[1])
+
+
+@pytest.mark.parametrize(("make", "shape"), [(augment.slices, (24, 24)), (augment.volumes, (14, 14, 14))])
+def test_image_and_label_move_together(make, shape, rng):
+    """The image is the label: after any move they agree but for the interpolated rim."""
+    label = np.zeros(shape, np.uint8)
+    label[tuple(slice(n // 4, 3 * n // 4) for n in shape)] = 1
+    label[tuple(slice(0, n // 3) for n in shape)] = 1
+    transform = make(flips=tuple(range(len(shape))), rotate=25, scale=0.2, gain=0)
+    for seed in range(20):
+        image, moved = transform(label[..., None].astype("f"), label, np.random.default_rng(seed))
+        assert ((image[..., 0] > 0.5) != moved).mean() < 0.04
+
+
+def test_without_any_change_augmentation_is_the_identity(rng):
+    image, label = rng.normal(size=(8, 8, 1)).astype("f"), rng.integers(0, 2, (8, 8)).astype("u1")
+    out = augment.slices(flips=(), rotate=0, scale=0, gain=0)(image, label, rng)
+    np.testing.assert_array_equal(out[0], image)
+    np.testing.assert_array_equal(out[1], label)

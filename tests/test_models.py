@@ -1,0 +1,104 @@
+"""The contract of every network, and the parameter counts of the reports. Runs on each backend."""
+
+import keras
+import numpy as np
+import pytest
+
+from segkit import models
+
+COUNTS = {
+    "ibsr_unet2d": 3_918_692,
+    "ibsr_unet2d_4level": 968_804,
+    "ibsr_unet3d": 11_752_868,
+    "qsm_unet3d": 5_644_913,
+    "qsm_unet3d_base32": 22_575_329,
+    "atrium_unet": 31_048_257,
+}
+SLIM = {"filters": (4, 6, 8), "dropout": 0.2}
+
+
+def test_every_preset_has_a_published_count():
+    assert set(models.names()) == set(COUNTS)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameter_count_is_the_reports(name):
+    model = models.build(name)
+    assert model.count_params() == COUNTS[name]
+    assert model.name == name
+    if name == "atrium_unet":
+        trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+        assert trainable == 31_036_481
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_contract_of_every_preset(name, tmp_path):
+    """Any size that can be halved; float32 out; probabilities where the head says so; survives a file in safe mode."""
+    keras.utils.set_random_seed(1)
+    model = models.build(name, **(SLIM | ({"dropout": 0.0} if "qsm" in name else {})))
+    rank = len(model.inputs[0].shape) - 2
+    for side in (8, 12):
+        x = np.random.default_rng(0).normal(size=(2, *[side] * rank, 1)).astype("f")
+        y = np.asarray(model.predict_on_batch(x))
+        assert y.shape == (*x.shape[:-1], model.outputs[0].shape[-1])
+        assert y.dtype == np.float32
+        assert np.isfinite(y).all()
+    if y.shape[-1] > 1:
+        np.testing.assert_allclose(y.sum(-1), 1, atol=1e-5)
+    elif "atrium" not in name:
+        assert 0 <= y.min() <= y.max() <= 1
+    np.testing.assert_array_equal(y, np.asarray(model.predict_on_batch(x)))  # no dropout at inference
+    model.save(tmp_path / "m.keras")
+    again = models.load(tmp_path / "m.keras")
+    np.testing.assert_allclose(np.asarray(again.predict_on_batch(x)), y, atol=1e-6)
+
+
+def test_monte_carlo_dropout_stays_on_and_survives_a_file(tmp_path):
+    model = models.build("ibsr_unet2d_4level", filters=(8, 8), monte_carlo=True)
+    x = np.ones((1, 8, 8, 1), "f")
+    model.save(tmp_path / "m.keras")
+    for net in (model, models.load(tmp_path / "m.keras")):
+        assert not np.array_equal(np.asarray(net.predict_on_batch(x)), np.asarray(net.predict_on_batch(x)))
+
+
+def test_released_models_take_half_the_space_and_come_back_in_float32(tmp_path):
+    model = models.build("ibsr_unet2d_4level")
+    path = models.save(model, tmp_path / "m.keras")
+    assert path.stat().st_size < 2_200_000
+    again = models.load(path)
+    assert {str(w.dtype) for w in again.weights if "seed" not in w.path} == {"float32"}
+    for a, b in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-3)
+    assert all(str(w.dtype) == "float32" for w in model.trainable_weights)  # the model itself is as it was
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: models.build("unet9000"), "no network is called 'unet9000'; choose one of atrium_unet"),
+        (lambda: models.build("ibsr_unet2d", depth=3), "does not take these settings"),
+        (lambda: models.build("ibsr_unet2d", input_shape=(30, 32, 1)), "input of 30 voxels cannot be halved 4 times"),
+        (lambda: models.build("ibsr_unet2d", input_shape=(32, 1)), "input_shape must be"),
+        (lambda: models.build("ibsr_unet2d", dropout=(0.1, 0.2)), "5 levels take 9 dropout rates"),
+        (lambda: models.build("ibsr_unet3d", upsampling="linear"), "not known in 3D"),
+    ],
+)
+def test_bad_requests_say_why(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_files_that_are_no_model(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none.keras: no such model"):
+        models.load(tmp_path / "none.keras")
+    (tmp_path / "bad.keras").write_bytes(b"no zip")
+    with pytest.raises(ValueError, match=r"bad.keras: not a Keras model"):
+        models.load(tmp_path / "bad.keras")
+
+
+def test_code_in_a_model_file_is_refused(tmp_path):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Lambda(lambda x: x * 2)(inputs))
+    model.save(tmp_path / "lambda.keras")
+    with pytest.raises(ValueError, match="lambda.keras: not a Keras model that can be loaded"):
+        models.load(tmp_path / "lambda.keras")
