@@ -37,13 +37,12 @@ def clean(notebook) -> None:
     for cell in notebook.cells:
         cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]  # progress bars
-            for output in cell.outputs:
-                if (
-                    "text/plain" in output.get("data", {})
-                    and "application/vnd.jupyter.widget-view+json" in output["data"]
-                ):
-                    del output["data"]["application/vnd.jupyter.widget-view+json"]
+            cell.outputs = [o for o in cell.outputs if not _is_progress(o)]
+
+
+def _is_progress(output) -> bool:
+    """tqdm's bars: on stderr, or as a widget that no saved notebook can show."""
+    return output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in output.get("data", {})
 
 
 def run(path: Path, target: Path, parameters: dict) -> float:

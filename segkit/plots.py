@@ -18,7 +18,8 @@ from nibabel import Nifti1Image
 from segkit import files, volumes
 
 # Okabe and Ito's colours, told apart by colour-blind readers
-COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#D55E00", "#0072B2", "#F0E442")
+COLOURS = ("#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")  # lines and dots
+LABELS = ("#D55E00", "#56B4E9", "#F0E442", "#009E73", "#CC79A7", "#0072B2", "#E69F00")  # label 1, 2, …, over grey
 
 
 def save(figure: Figure, path: str | os.PathLike, *, dpi: int = 110) -> Path:
@@ -92,7 +93,7 @@ def three_planes(
         )
         ax.set_title(name, fontsize=9)
     if labels:
-        handles = [figure.axes[0].plot([], [], "s", color=COLOURS[v - 1], label=k)[0] for k, v in labels.items()]
+        handles = [figure.axes[0].plot([], [], "s", color=LABELS[v - 1], label=k)[0] for k, v in labels.items()]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     return _headed(figure, title, source)
 
@@ -162,7 +163,7 @@ def _draw(ax, image: np.ndarray, mask: np.ndarray | None, aspect: float, vmax: f
     ax.imshow(np.asarray(image).T, origin="lower", cmap="gray", aspect=aspect, vmax=vmax, interpolation="nearest")
     if mask is not None and np.any(mask):
         shown = np.ma.masked_equal(np.asarray(mask).T, 0)
-        ax.imshow(shown, origin="lower", cmap=ListedColormap(COLOURS), vmin=1, vmax=len(COLOURS), aspect=aspect, alpha=0.55,
+        ax.imshow(shown, origin="lower", cmap=ListedColormap(LABELS), vmin=1, vmax=len(LABELS), aspect=aspect, alpha=0.55,
                   interpolation="nearest")  # fmt: skip
     ax.set_xticks([])
     ax.set_yticks([])

@@ -43,7 +43,7 @@ def mni() -> tuple[dict[str, np.ndarray], np.ndarray]:
     total = grey + white
     scale = np.where(total > 1, 1 / np.maximum(total, 1e-6), 1) * brain
     grey, white = grey * scale, white * scale
-    fluid = brain * (1 - grey - white)
+    fluid = brain * np.maximum(1 - grey - white, 0)
     affine = sources[0].affine
     ventricles = fluid * _ventricle_region(fluid > 0.5, affine)
     maps = {"grey": grey, "white": white, "ventricles": ventricles, "sulci": fluid - ventricles}

@@ -1,0 +1,45 @@
+import keras
+import pandas as pd
+import pytest
+
+from segkit import models, report
+from segkit.studies import common, results
+
+
+def test_paths_are_shown_without_the_machine(tmp_path, monkeypatch):
+    inside = common.home() / "results_dir" / "x"
+    assert common.shown(inside) == "results_dir/x"
+    monkeypatch.chdir(tmp_path)
+    assert common.shown(tmp_path / "y" / "z") == "y/z"
+    assert not common.shown("/somewhere/else").startswith("/")
+
+
+def test_splits_and_published_tables_ship_with_the_package():
+    assert len(common.split("ibsr", "training")) == 10
+    assert len(common.published("ibsr")) == 114
+    with pytest.raises(FileNotFoundError, match="no such subject list"):
+        common.split("ibsr", "nothing")
+
+
+def test_what_is_missing_names_the_notebook_to_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run 01_padding first"):
+        common.need(tmp_path / "no.nii", "01_padding")
+
+
+def test_network_table_adds_up():
+    model = models.build("ibsr_unet2d_4level")
+    table = common.network_table(model)
+    assert table.loc["all", "parameters"] == model.count_params() == table["parameters"].iloc[:-1].sum()
+    assert {"down1", "bottom", "up1", "head"} <= set(table.index)
+    assert isinstance(model, keras.Model)
+
+
+def test_the_results_page_is_made_from_the_files_on_disk(tmp_path):
+    assert "No table yet" in results.gather(tmp_path)
+    table = pd.DataFrame({"corrected": [0.5]}, index=pd.Index(["CSF"], name="label"))
+    report.save(table, tmp_path / "ibsr" / "quick" / "tables" / "three_columns_net", note="what it means")
+    claims = pd.DataFrame({"claim": ["c"], "verdict": ["holds"]})
+    report.save(claims, tmp_path / "ibsr" / "quick" / "tables" / "claims")
+    page = results.gather(tmp_path)
+    for part in ("## ibsr, quick (phantom)", "| CSF | 0.500 |", "what it means", "| c | holds |"):
+        assert part in page

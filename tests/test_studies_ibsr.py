@@ -1,0 +1,273 @@
+"""The IBSR study: its layout and guards, its patches, a user's own scan."""
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from segkit import models, phantoms, volumes
+from segkit.studies import common, ibsr
+
+
+def write(path, data, affine=None, dtype=np.int16):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(np.asarray(data, dtype), np.diag([1, 1.5, 1, 1]) if affine is None else affine), path)
+    return path
+
+
+def tiny(folder, sets=("Training_Set", "Training_Set", "Validation_Set"), shape=(32, 32, 32, 1)):
+    rng = np.random.default_rng(0)
+    for i, kind in enumerate(sets):
+        label = rng.integers(0, 4, shape)
+        write(folder / kind / f"S{i}" / f"S{i}.nii.gz", 20 * label + 1)
+        write(folder / kind / f"S{i}" / f"S{i}_seg.nii.gz", label)
+    return folder
+
+
+# -- the data as they lie on disk
+
+
+def test_find_reads_the_layout(tmp_path):
+    table = ibsr.find(tiny(tmp_path))
+    assert table["set"].to_dict() == {"S0": "Training_Set", "S1": "Training_Set", "S2": "Validation_Set"}
+    image, label = ibsr.read(table.loc["S0"])
+    assert image.shape == label.shape == (32, 32, 32)
+
+
+def test_missing_and_empty_folders(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder; give DATA the folder"):
+        ibsr.find(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="no subject found; expected Training_Set"):
+        ibsr.find(tmp_path)
+    (tmp_path / "Training_Set" / "S0").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"S0.nii.gz: missing"):
+        ibsr.find(tmp_path)
+    write(tmp_path / "Training_Set" / "S0" / "S0.nii.gz", np.ones((4, 4, 4)))
+    with pytest.raises(FileNotFoundError, match=r"S0_seg.nii.gz: missing; a training subject needs its label"):
+        ibsr.find(tmp_path)
+
+
+def test_a_subject_in_two_sets(tmp_path):
+    tiny(tmp_path)
+    write(tmp_path / "Test_Set" / "S0" / "S0.nii.gz", np.ones((4, 4, 4)))
+    with pytest.raises(ValueError, match=r"\['S0'\] stand in two sets"):
+        ibsr.find(tmp_path)
+
+
+def test_image_and_label_on_different_grids(tmp_path):
+    tiny(tmp_path)
+    place = tmp_path / "Training_Set" / "S0" / "S0_seg.nii.gz"
+    write(place, np.zeros((32, 32, 32)), affine=np.diag([1, 1.5, 1.1, 1]))
+    with pytest.raises(ValueError, match=r"S0.nii.gz and .*S0_seg.nii.gz lie on different grids") as error:
+        ibsr.read(ibsr.find(tmp_path).loc["S0"])
+    assert "1.1" in str(error.value)
+    write(place, np.zeros((32, 32, 31)))
+    with pytest.raises(ValueError, match="has shape"):
+        ibsr.read(ibsr.find(tmp_path).loc["S0"])
+
+
+def test_label_values_outside_the_table(tmp_path):
+    tiny(tmp_path)
+    write(tmp_path / "Training_Set" / "S0" / "S0_seg.nii.gz", np.full((32, 32, 32), 9))
+    with pytest.raises(ValueError, match=r"S0_seg.nii.gz: label values \[9\] are not in the table"):
+        ibsr.read(ibsr.find(tmp_path).loc["S0"])
+
+
+def test_a_bad_file_stops_a_step_before_anything_is_written(tmp_path):
+    tiny(tmp_path / "data", ("Training_Set", "Training_Set"))
+    bad = tmp_path / "data" / "Training_Set" / "S0" / "S0.nii.gz"
+    bad.write_bytes(bad.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"S0.nii.gz: not a readable NIfTI file"):
+        ibsr.preprocess(tmp_path / "data", tmp_path / "out", jobs=1)
+    assert not list((tmp_path / "out").rglob("S0*"))
+
+
+def test_selection_subjects_are_the_studys_own_or_the_last(tmp_path):
+    table = ibsr.find(tiny(tmp_path))
+    assert ibsr.split(table) == {"train": ["S0"], "selection": ["S1"], "validation": ["S2"]}
+    real = pd.DataFrame(
+        {"set": "Training_Set", "label": "x"}, index=common.split("ibsr", "training")
+    )  # fmt: skip
+    parts = ibsr.split(real)
+    assert parts["selection"] == ["IBSR_16", "IBSR_18"]
+    assert len(parts["train"]) == 8
+    with pytest.raises(ValueError, match="too few"):
+        ibsr.split(table.iloc[:1])
+
+
+def test_the_published_splits_do_not_overlap():
+    from segkit import splits
+
+    lists = {name: common.split("ibsr", name) for name in ("training", "validation", "test")}
+    splits.check_disjoint(**lists)
+    assert [len(v) for v in lists.values()] == [10, 5, 3]
+    assert set(common.split("ibsr", "selection")) < set(lists["training"])
+
+
+# -- steps
+
+
+def test_cut_by_hand():
+    """Two slices of 64 × 32; patches with exactly 30 % foreground are dropped, one pixel more is kept."""
+    label = np.zeros((2, 64, 32), np.uint8)
+    label[0, :32].flat[:307] = 1  # 307 of 1024 is below 30 %
+    label[1, 32:].flat[:308] = 2
+    image = np.arange(label.size).reshape(label.shape)
+    x, y = ibsr.cut(image, label, axis=0)
+    assert y.shape == (1, 32, 32)
+    np.testing.assert_array_equal(x[0], image[1, 32:])
+    assert ibsr.cut(image, label, axis=0, above=0)[1].shape[0] == 2
+    with pytest.raises(ValueError, match="do not fit an array"):
+        ibsr.cut(image, label, axis=0, size=48, step=48)
+
+
+def test_cut_along_another_axis_gives_its_planes(rng):
+    label = np.ones((32, 32, 5), np.uint8)
+    x, _ = ibsr.cut(rng.normal(size=label.shape), label, axis=2)
+    assert x.shape == (5, 32, 32)
+
+
+def test_steps_say_what_must_run_first(tmp_path):
+    tiny(tmp_path / "data")
+    for step, first in ((ibsr.standardise, "00_preprocessing"), (ibsr.extract, "01_padding")):
+        with pytest.raises(FileNotFoundError, match=f"run {first} first"):
+            step(tmp_path / "data", tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="run 02_downsampling first"):
+        ibsr.load_patches(tmp_path / "out", ["S0"])
+
+
+def test_volumes_larger_than_the_common_grid_are_refused(tmp_path):
+    tiny(tmp_path / "data")
+    ibsr.preprocess(tmp_path / "data", tmp_path / "out", n4=False, jobs=1)
+    with pytest.raises(ValueError, match="already longer; crop it, or choose a larger shape"):
+        ibsr.standardise(tmp_path / "data", tmp_path / "out", shape=(32, 16, 32))
+
+
+def test_profiles():
+    with pytest.raises(ValueError, match="no profile is called 'huge'; choose one of smoke, quick, full"):
+        ibsr.start("huge")
+    with pytest.raises(ValueError, match='"full" is for real data: set DATA'):
+        ibsr.start("full")
+    with pytest.raises(FileNotFoundError, match="DATA nowhere: no such folder"):
+        ibsr.start("full", data="nowhere")
+
+
+# -- a user's own scan
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scan")
+    phantoms.write("ibsr", folder / "d", subjects={"Test_Set": 1}, seed=0, coarse=2)
+    return next((folder / "d").rglob("*.nii.gz"))
+
+
+@pytest.fixture(scope="module")
+def small():
+    return ibsr.build("ibsr_unet2d_4level", ibsr.PROFILES["smoke"])
+
+
+def turned(image, axes="LPS"):
+    want = nib.orientations.axcodes2ornt(axes)
+    return image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), want))
+
+
+def test_labels_come_back_on_the_scans_grid_whatever_it_is(scan, small):
+    """Axis order, voxel size and a trailing axis are the user's; the labels follow the brain, in mm."""
+    image = volumes.load(scan)
+    plain = ibsr.segment(scan, model=small, n4=False)
+    assert plain.get_data_dtype() == np.uint8
+    assert plain.shape == image.shape
+    np.testing.assert_allclose(plain.affine, image.affine)
+    other = turned(image)
+    back = ibsr.segment(other, model=small, n4=False)
+    assert back.shape == other.shape
+    np.testing.assert_allclose(back.affine, other.affine)
+    same = volumes.array(volumes.canonical(back)) == volumes.array(plain)
+    assert same.mean() > 0.999
+    fine = volumes.resample(image, spacing_mm=(1.2, 1.2, 1.2), kind="image")
+    assert ibsr.segment(fine, model=small, n4=False).shape == fine.shape
+
+
+def test_the_released_model_is_used_without_being_asked(scan):
+    path = ibsr.released()
+    assert path.stat().st_size < 5e6
+    assert models.load(path).count_params() == 968_804
+    found = ibsr.segment(scan)
+    table = ibsr.measure(found)
+    assert list(table.index) == ["CSF", "GM", "WM"]
+    assert table.loc["GM", "ml"] > table.loc["CSF", "ml"] > 0
+
+
+def test_out_writes_mask_overlay_and_table(scan, small, tmp_path):
+    ibsr.segment(scan, model=small, out=tmp_path / "o", n4=False)
+    assert sorted(p.name for p in (tmp_path / "o").iterdir()) == [
+        "IBSR_02_overlay.png", "IBSR_02_seg.nii.gz", "IBSR_02_volumes.csv",
+    ]  # fmt: skip
+    ibsr.segment(str(scan), model=small, n4=False)  # a string is as good as a path
+
+
+def test_measure_by_hand():
+    mask = nib.Nifti1Image(np.array([1, 1, 2, 0], np.uint8).reshape(4, 1, 1), np.diag([2, 5, 10, 1]))
+    image = nib.Nifti1Image(np.array([1, 3, 7, 9], np.float32).reshape(4, 1, 1), mask.affine)
+    table = ibsr.measure(mask, image)
+    assert table["ml"].tolist() == [0.2, 0.1, 0]
+    assert table.loc["CSF", "mean intensity"] == 2
+    assert np.isnan(table.loc["WM", "mean intensity"])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (np.ones((8, 8, 8)), "not skull-stripped; strip it first"),
+        (np.zeros((8, 8, 8)), "no voxel is above 0"),
+        (np.zeros((8, 8, 8, 3)), "not one 3D volume"),
+    ],
+)
+def test_scans_that_cannot_be_segmented(data, message, small, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        ibsr.segment(nib.Nifti1Image(data.astype("f"), np.eye(4)), model=small, out=tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+
+
+def test_baselines_order_the_tissues(scan):
+    image = volumes.load(scan)
+    for baseline in (ibsr.threshold_baseline, ibsr.mixture_baseline):
+        label = volumes.array(baseline(image))
+        data = volumes.array(image)
+        means = [data[label == v].mean() for v in (1, 2, 3)]
+        assert means[0] < means[1] < means[2]
+        assert (label > 0).sum() == (data > 0).sum()
+
+
+# -- tables
+
+
+def scores(values, method="m"):
+    rows = []
+    for subject, dice in values.items():
+        for k, label in enumerate(ibsr.LABELS):
+            rows.append({
+                "method": method, "subject": subject, "label": label, "dice": dice - 0.1 * (k == 0), "hd95_mm": 2.0,
+                "avd_percent": 10.0, "legacy_dice": dice, "legacy_hausdorff_voxels": 50.0, "legacy_avd": 1 - dice,
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_three_columns_leave_11_out_of_legacy_as_the_report_did():
+    values = {f"IBSR_{i}": d for i, d in zip((11, 12, 13, 14, 17), (0.0, 0.8, 0.8, 0.8, 0.8), strict=True)}
+    table = ibsr.three_columns(scores(values), "m")
+    assert table.loc[("GM", "Dice"), ["reported", "legacy", "corrected"]].round(4).tolist() == [0.9163, 0.8, 0.64]
+    assert table.loc[("GM", "AVD"), ["reported", "legacy", "corrected"]].round(4).tolist() == [0.0837, 0.2, 0.1]
+    assert table.loc[("CSF", "Hausdorff"), ["reported", "legacy", "corrected"]].tolist() == [136.11, 50, 2]
+
+
+def test_claims_have_verdict_and_evidence():
+    both = pd.concat([scores({"a": 0.9, "b": 0.8}, "ibsr_unet2d_4level"), scores({"a": 0.8, "b": 0.7}, "ibsr_unet2d")])
+    for source in ("phantom", "real"):
+        out = ibsr.claims(both, "ibsr_unet2d_4level", source=source)
+        assert set(out["verdict"]) <= {"holds", "does not hold", "cannot be told here"}
+        assert out["evidence"].str.len().min() > 10
+        five = out[out["claim"].str.startswith("five levels")].iloc[0]
+        assert five["verdict"] == "does not hold"
+        assert "-0.1000" in five["evidence"]
