@@ -132,6 +132,20 @@ def fit(
     return pd.DataFrame(keeper.rows)
 
 
+def precision() -> str:
+    """Compute in half precision where Keras sees a GPU; call before building a model. Returns the policy's name.
+
+    Weights, losses and the networks' outputs stay float32.
+    """
+    try:
+        gpus = keras.distribution.list_devices("gpu")
+    except (RuntimeError, ValueError, NotImplementedError):
+        gpus = []
+    if gpus:
+        keras.mixed_precision.set_global_policy("mixed_float16")
+    return keras.mixed_precision.global_policy().name
+
+
 def learning_rate_at(
     schedule: str,
     base: float,

@@ -183,6 +183,24 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert training.read_run(tmp_path / "r")[0]["stopped_by"] == "loss is not finite"
 
 
+def test_half_precision_on_a_gpu_only_and_it_resumes(tmp_path, monkeypatch):
+    before = keras.mixed_precision.global_policy().name
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda kind=None: [])
+    assert training.precision() == before == "float32"
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda kind=None: ["gpu:0"])
+    try:
+        assert training.precision() == "mixed_float16"
+        _, history = fit(tmp_path / "r", epochs=2)
+        record, _ = training.read_run(tmp_path / "r")
+        record["settings"]["epochs"] = 3
+        (tmp_path / "r" / "run.json").write_text(json.dumps(record | {"finished": None}))
+        _, longer = fit(tmp_path / "r", epochs=3)
+    finally:
+        keras.mixed_precision.set_global_policy(before)
+    assert longer["iterations"].tolist() == [3, 6, 9]
+    assert longer["loss"].iloc[:2].tolist() == pytest.approx(history["loss"].tolist())
+
+
 def test_schedules_by_hand():
     rate = training.learning_rate_at
     assert rate("constant", 0.1, 0.7) == 0.1

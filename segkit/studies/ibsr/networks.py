@@ -37,6 +37,7 @@ def train(
     from segkit import augment, data, training
 
     keras.utils.set_random_seed(seed)
+    training.precision()
     model = build(network, profile)
     sets = {}
     for side, chosen in (("train", subjects["train"]), ("validation", subjects["selection"])):
