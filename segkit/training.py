@@ -70,6 +70,8 @@ def fit(
         Further things to record (JSON types). A later call with other settings refuses to resume.
     allow_leakage : bool
         Accept a subject on both sides; recorded.
+    verbose : 0, 1, 2 or "auto"
+        Keras's bar (1), or one line an epoch (2) with the share of the epochs or the budget that is spent.
 
     Returns
     -------
@@ -105,7 +107,7 @@ def fit(
         optimizer=keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": learning_rate}}), loss=loss
     )
     model.optimizer.build(model.trainable_variables)
-    keeper = _Keeper(run, train, record)
+    keeper = _Keeper(run, train, record, lines=verbose == 2)
     if (run / "last.keras").is_file():
         model.load_weights(run / "last.keras")
         keeper.restore(model)
@@ -121,7 +123,8 @@ def fit(
         if reason is None:
             last = epochs if epochs is not None else 10**6
             model.fit(
-                train, validation_data=validation, initial_epoch=len(keeper.rows), epochs=last, verbose=verbose,
+                train, validation_data=validation, initial_epoch=len(keeper.rows), epochs=last,
+                verbose=0 if keeper.lines else verbose,
                 shuffle=False, callbacks=[keeper, *callbacks],
             )  # fmt: skip
             reason = keeper.reason_to_stop() or "epochs"
@@ -211,9 +214,9 @@ class _Keeper(keras.callbacks.Callback):
     ``last.keras`` makes an epoch count: a row of the history without it (killed in between) is run again.
     """
 
-    def __init__(self, run: Path, train, record: dict):
+    def __init__(self, run: Path, train, record: dict, *, lines: bool = False):
         super().__init__()
-        self.run, self.train, self.record = run, train, record
+        self.run, self.train, self.record, self.lines = run, train, record, lines
         self.rows: list[dict] = []
         self.begin = self.spent = 0.0
         self.out_of_time = False
@@ -253,6 +256,11 @@ class _Keeper(keras.callbacks.Callback):
             self._save("best.keras", include_optimizer=False)
         files.write_text(self.run / "history.csv", pd.DataFrame(self.rows).to_csv(index=False))
         self._save("last.keras")
+        if self.lines:  # Keras's own line would count up to an epoch that a budget never reaches
+            values = "  ".join(f"{k} {v:.4f}" for k, v in row.items() if k.endswith("loss"))
+            print(
+                f"epoch {epoch + 1:3d}  {values}  {row['seconds']:.0f} s ({min(1, self._progress()):.0%})", flush=True
+            )
         if self.reason_to_stop():
             self.model.stop_training = True
 

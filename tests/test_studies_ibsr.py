@@ -256,10 +256,16 @@ def scores(values, method="m"):
 
 def test_three_columns_leave_11_out_of_legacy_as_the_report_did():
     values = {f"IBSR_{i}": d for i, d in zip((11, 12, 13, 14, 17), (0.0, 0.8, 0.8, 0.8, 0.8), strict=True)}
-    table = ibsr.three_columns(scores(values), "m")
+    table = ibsr.three_columns(scores(values, "ibsr_unet2d"), "ibsr_unet2d")
     assert table.loc[("GM", "Dice"), ["reported", "legacy", "corrected"]].round(4).tolist() == [0.9163, 0.8, 0.64]
     assert table.loc[("GM", "AVD"), ["reported", "legacy", "corrected"]].round(4).tolist() == [0.0837, 0.2, 0.1]
     assert table.loc[("CSF", "Hausdorff"), ["reported", "legacy", "corrected"]].tolist() == [136.11, 50, 2]
+
+
+def test_a_baseline_has_nothing_reported():
+    table = ibsr.three_columns(scores({"a": 0.5}, "threshold"), "threshold")
+    assert table["reported"].isna().all()
+    assert len(table) == 9
 
 
 def test_claims_have_verdict_and_evidence():

@@ -44,6 +44,7 @@ def gather(folder: Path) -> str:
 
 
 def main() -> None:
+    """Write the page."""
     folder = common.home() / "results_dir"
     page = files.write_text(folder / "README.md", gather(folder))
     print(f"wrote {common.shown(page)}")

@@ -47,13 +47,15 @@ def evaluate(methods: dict, data: str | os.PathLike, results: Path, subjects: Se
 
 
 def three_columns(scores: pd.DataFrame, method: str) -> pd.DataFrame:
-    """Reported (Table 1, 2D U-Net), legacy and corrected for one method of :func:`evaluate`.
+    """Reported (Table 1, 2D U-Net; nothing for a baseline), legacy and corrected for one method of :func:`evaluate`.
 
     Rows are Dice, Hausdorff and AVD of each tissue. Legacy: mean over the volumes that the report's code scored (12, 13,
     14, 17, without 11) where they are present, Hausdorff distance in voxels (full maximum), "AVD" as 1 − Dice. Corrected:
     HD95 in mm, AVD as |ΔV| / V.
     """
     printed = common.published("ibsr").query("table == 1 and model == '2D U-Net'")[["label", "metric", "value"]]
+    if not method.startswith("ibsr_"):  # a baseline, which the report does not have
+        printed = printed.iloc[:0]
     chosen = scores[scores["method"] == method].assign(avd=lambda t: t["avd_percent"] / 100)
     ours = _long(chosen, {"dice": "Dice", "hd95_mm": "Hausdorff", "avd": "AVD"})
     scored = set(common.split("ibsr", "validation_report"))
