@@ -31,7 +31,7 @@ def dice(truth: np.ndarray, prediction: np.ndarray) -> float:
     """
     truth, prediction = _masks(truth, prediction)
     total = np.count_nonzero(truth) + np.count_nonzero(prediction)
-    return 2 * np.count_nonzero(truth & prediction) / total if total else 1.0
+    return float(2 * np.count_nonzero(truth & prediction) / total) if total else 1.0
 
 
 def hausdorff(truth: np.ndarray, prediction: np.ndarray, *, spacing_mm) -> float:
@@ -61,7 +61,7 @@ def avd(truth: np.ndarray, prediction: np.ndarray) -> float:
     """Absolute volume difference in per cent of the truth; nan if both are empty, inf if the truth alone is."""
     truth, prediction = _masks(truth, prediction)
     t, p = np.count_nonzero(truth), np.count_nonzero(prediction)
-    return 100 * abs(p - t) / t if t else (float("inf") if p else float("nan"))
+    return float(100 * abs(p - t) / t) if t else (float("inf") if p else float("nan"))
 
 
 def score(
