@@ -15,7 +15,7 @@ export SM_FRAMEWORK = tf.keras
 .PHONY: help setup demo test test-extra notebooks lab bench results lint clean
 
 help:            ## this list
-	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@awk -F' *## *' '/^[a-z-]+:.*##/ {split($$1, name, ":"); printf "  make %-12s %s\n", name[1], $$2}' $(MAKEFILE_LIST)
 
 .venv/.ready: requirements.txt constraints.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 12) else "segkit needs Python 3.11 or 3.12, this is %d.%d; set PYTHON=python3.12" % sys.version_info[:2])'

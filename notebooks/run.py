@@ -8,6 +8,7 @@ python notebooks/run.py ibsr --demo                      the same as quick, all 
 import argparse
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -28,14 +29,19 @@ def studies() -> list[str]:
     return sorted({p.parent.name for p in HERE.glob("*/[0-9][0-9]_*.ipynb")})
 
 
-def clean(notebook) -> None:
+def clean(notebook, parameters: dict) -> None:
     """Keep code, text and outputs; drop times, papermill's notes and what differs from machine to machine."""
+    from segkit.studies import common
+
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
     for cell in notebook.cells:
         cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        for name in ("DATA", "RESULTS"):
+            if name in parameters:
+                cell.source = cell.source.replace(parameters[name], common.shown(ROOT / parameters[name]))
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if not _is_progress(o)]
 
@@ -53,19 +59,16 @@ def run(path: Path, target: Path, parameters: dict) -> float:
     from segkit import files
 
     begin = time.perf_counter()
-    work = target.with_name(f".running-{target.name}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder) / path.name
         papermill.execute_notebook(
             str(path), str(work), parameters=parameters, kernel_name="python3", cwd=str(path.parent), progress_bar=True,
             stdout_file=sys.stdout, autosave_cell_every=0, extra_arguments=["--log-level=ERROR"],
         )  # fmt: skip
         notebook = nbformat.read(work, as_version=4)
-        clean(notebook)
+        clean(notebook, parameters)
         with files.atomic(target) as temporary:
             nbformat.write(notebook, temporary)
-    finally:
-        work.unlink(missing_ok=True)
     return time.perf_counter() - begin
 
 
@@ -89,15 +92,17 @@ def main() -> None:
     if options.profile != "quick":
         parameters["PROFILE"] = options.profile
     if options.data:
-        parameters["DATA"] = os.path.relpath(options.data, ROOT)
+        parameters["DATA"] = str(Path(options.data).expanduser().resolve())
     if results:
-        parameters["RESULTS"] = os.path.relpath(ROOT / results, ROOT)
+        parameters["RESULTS"] = str((ROOT / results).resolve())
     if options.seed:
         parameters["SEED"] = options.seed
 
+    from segkit.studies import common
+
     begin = time.perf_counter()
     for study in studies() if options.study == "all" else [options.study]:
-        base = ROOT / (results or "results_dir") / study / options.profile
+        base = common.results_folder(study, options.profile, results=results, data=options.data, seed=options.seed)
         in_place = options.profile == "quick" and not results and not options.seed and not options.data
         for path in notebooks(study):
             target = path if in_place else base / "notebooks" / path.name

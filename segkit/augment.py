@@ -49,6 +49,7 @@ def slices(
         image, label = out["image"].reshape(image.shape), out["mask"]
         return _intensities(image, rng, gain, noise), label
 
+    transform.settings = {"flips": list(flips), "rotate": rotate, "scale": scale, "gain": gain, "noise": noise}
     return transform
 
 
@@ -69,6 +70,7 @@ def volumes(
             image, label = np.stack(channels, axis=-1), ndimage.affine_transform(label, order=0, **place)
         return _intensities(np.ascontiguousarray(image), rng, gain, noise), np.ascontiguousarray(label)
 
+    transform.settings = {"flips": list(flips), "rotate": rotate, "scale": scale, "gain": gain, "noise": noise}
     return transform
 
 

@@ -7,7 +7,7 @@ epoch and number of the batch alone, so a run that was interrupted goes on with 
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -41,6 +41,8 @@ class Samples(keras.utils.PyDataset):
         shuffle: bool = True, steps: int | None = None, augment: Transform | None = None,
     ):  # fmt: skip
         super().__init__(workers=1, use_multiprocessing=False)
+        if isinstance(subjects, str):
+            raise ValueError(f"subjects must be a list of names, not the text {subjects!r}")
         if size < 1:
             raise ValueError("the dataset has no sample; check the subjects and the rule that keeps patches")
         self.size, self.classes, self.batch_size, self.seed = size, classes, batch_size, seed
@@ -66,6 +68,10 @@ class Samples(keras.utils.PyDataset):
             images.append(image)
             maps.append(label)
         labels = np.stack(maps)
+        if self.classes == 1 and labels.max(initial=0) > 1:
+            raise ValueError(
+                f"label value {labels.max()} does not fit one channel of 0 and 1; binarise the labels first"
+            )
         target = labels[..., None].astype(np.float32) if self.classes == 1 else label_maps.one_hot(labels, self.classes)
         return np.stack(images).astype(np.float32, copy=False), target
 
@@ -73,7 +79,9 @@ class Samples(keras.utils.PyDataset):
         """What identifies this dataset in a run's record."""
         return {
             "kind": type(self).__name__, "samples": self.size, "steps": self.steps, "batch_size": self.batch_size,
-            "subjects": list(self.subjects), "augmented": self.augment is not None, "fingerprint": self._fingerprint(),
+            "subjects": list(self.subjects), "seed": self.seed, "shuffle": self.shuffle, "classes": self.classes,
+            "augment": None if self.augment is None else getattr(self.augment, "settings", "unnamed"), "fingerprint": self._fingerprint(),
+            **self._settings(),
         }  # fmt: skip
 
     def _order(self, round_: int) -> np.ndarray:
@@ -84,11 +92,18 @@ class Samples(keras.utils.PyDataset):
     def _sample(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         raise TypeError(f"{type(self).__name__} must say how a sample is made: _sample(index, rng)")
 
+    def _settings(self) -> dict:
+        """Further settings of a subclass, for the record."""
+        return {}
+
+    def _contents(self) -> Iterable[np.ndarray]:
+        """All arrays that samples are made of."""
+        return ()
+
     def _fingerprint(self) -> str:
-        first = self._sample(0, np.random.default_rng(0))
-        last = self._sample(self.size - 1, np.random.default_rng(0))
         digest = hashlib.sha256()
-        for part in (*first, *last):
+        for part in self._contents():
+            digest.update(str((part.shape, part.dtype)).encode())
             digest.update(np.ascontiguousarray(part).tobytes())
         return digest.hexdigest()[:16]
 
@@ -104,6 +119,9 @@ class Arrays(Samples):
 
     def _sample(self, index, rng):
         return self.images[index], self.labels[index]
+
+    def _contents(self):
+        return self.images, self.labels
 
 
 class Slices(Samples):
@@ -130,7 +148,8 @@ class Slices(Samples):
         keep=None,
         **settings,
     ):
-        self.neighbours = neighbours
+        self.axis, self.neighbours = axis, neighbours
+        _check_pairs(volumes)
         self.volumes = {s: (np.moveaxis(i, axis, 0), np.moveaxis(m, axis, 0)) for s, (i, m) in volumes.items()}
         shapes = {image.shape[1:] for image, _ in self.volumes.values()}
         if len(shapes) > 1:
@@ -144,6 +163,12 @@ class Slices(Samples):
         subject, k = self.index[index]
         image, label = self.volumes[subject]
         return stack_neighbours(image, k, self.neighbours), label[k]
+
+    def _contents(self):
+        return [part for subject in sorted(self.volumes) for part in self.volumes[subject]]
+
+    def _settings(self):
+        return {"axis": self.axis, "neighbours": self.neighbours}
 
 
 class Patches(Samples):
@@ -171,6 +196,7 @@ class Patches(Samples):
     ):
         self.volumes, self.patch, self.foreground = dict(volumes), tuple(patch), foreground
         self.names = sorted(self.volumes)
+        _check_pairs(self.volumes, self.patch)
         super().__init__(steps * settings["batch_size"], self.names, steps=steps, **settings)
 
     def _sample(self, index, rng):
@@ -179,6 +205,26 @@ class Patches(Samples):
         box = tuple(slice(c, c + p) for c, p in zip(corner, self.patch, strict=True))
         image = image[box]
         return image if image.ndim > label.ndim else image[..., None], label[box]
+
+    def _contents(self):
+        return [part for subject in self.names for part in self.volumes[subject]]
+
+    def _settings(self):
+        return {"patch": list(self.patch), "foreground": self.foreground}
+
+
+def _check_pairs(volumes: Mapping, patch: tuple[int, ...] | None = None) -> None:
+    for subject, (image, label) in volumes.items():
+        if image.shape[: label.ndim] != label.shape:
+            raise ValueError(
+                f"{subject}: image of shape {image.shape} and label of shape {label.shape} do not belong together"
+            )
+        if patch is not None and (
+            len(patch) != label.ndim or any(p > n for p, n in zip(patch, label.shape, strict=True))
+        ):
+            raise ValueError(
+                f"{subject}: a patch of {patch} does not fit shape {label.shape}; choose a smaller one, or pad"
+            )
 
 
 def stack_neighbours(image: np.ndarray, k: int, neighbours: int) -> np.ndarray:

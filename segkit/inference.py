@@ -29,6 +29,7 @@ def predict(
     activation: str | None = None,
     threshold: float = 0.5,
     batch_size: int = 8,
+    multiple: int | None = None,
     progress: bool = False,
 ) -> Nifti1Image:
     """Segment a preprocessed volume.
@@ -44,8 +45,9 @@ def predict(
     axis, neighbours
         For 2D models: the axis that numbers the slices, and how many slices from each side are channels.
     patch, step
-        For 3D models: window in voxels (default: the whole volume) and its step (default: half a window). The last
-        window is moved inwards; a volume shorter than the window is padded with its edge.
+        For 3D models: window in voxels (default: the whole volume at once, whose probabilities are then held) and its
+        step (default: half a window). The last window is moved inwards; a volume shorter than the window is padded with
+        its edge.
     window : {"gaussian", "mean"}
         Weights of a window in the mean of overlapping ones.
     mirror : axes
@@ -54,6 +56,11 @@ def predict(
         For models that give logits.
     threshold : float
         For models of one channel.
+    batch_size : int
+        Slices or patches a call of the model; at most as many as one slab has.
+    multiple : int, optional
+        Sides are padded to multiples of it; default 2 to the number of the model's pooling layers. Give it for models that
+        halve by strides.
 
     Returns
     -------
@@ -63,16 +70,22 @@ def predict(
     if output not in ("labels", "probabilities"):
         raise ValueError(f'output must be "labels" or "probabilities", not {output!r}')
     members = list(model) if isinstance(model, Sequence) else [model]
+    if not members:
+        raise ValueError("no model given; an ensemble needs at least one member")
+    if activation not in (None, "sigmoid", "softmax"):
+        raise ValueError(f'activation must be "sigmoid", "softmax" or None, not {activation!r}')
     rank = len(members[0].inputs[0].shape) - 2
     array = volumes.array(image, np.float32)
     array = array if array.ndim == 4 else array[..., None]
     if any(a not in (0, 1, 2) for a in (axis, *mirror)):
         raise ValueError(f"axes are 0, 1 or 2, not axis={axis}, mirror={tuple(mirror)}")
-    run = _Ensemble(members, activation, batch_size)
+    run = _Ensemble(members, activation, batch_size, multiple)
     lead = axis if rank == 2 else 0
     turned = np.moveaxis(array, lead, 0)
     order = [lead, *(a for a in range(3) if a != lead)]
     flips = [order.index(a) for a in mirror]
+    if rank == 2 and patch is not None:
+        raise ValueError("patch is for 3D models; a 2D model takes whole slices along axis")
     if rank == 2:
         slabs = _slices(run, turned, neighbours, flips)
     else:
@@ -99,10 +112,10 @@ def _to_labels(probabilities: np.ndarray, threshold: float) -> np.ndarray:
 class _Ensemble:
     """Mean of several models on a batch of fixed size (one compiled graph)."""
 
-    def __init__(self, members, activation: str | None, batch_size: int):
+    def __init__(self, members, activation: str | None, batch_size: int, multiple: int | None):
         self.members, self.batch_size = members, batch_size
         self.activation = getattr(keras.ops, activation) if activation else None
-        self.multiple = [self._halvings(m) for m in members]
+        self.multiple = [multiple or 2 ** _pools(m) for m in members]
 
     def __call__(self, batch: np.ndarray) -> np.ndarray:
         n = len(batch)
@@ -123,10 +136,10 @@ class _Ensemble:
             n = fixed if fixed is not None else -(-n // multiple) * multiple
         return n
 
-    @staticmethod
-    def _halvings(member: keras.Model) -> int:
-        pools = sum("Pooling" in type(layer).__name__ for layer in member.layers)
-        return 2**pools
+
+def _pools(model) -> int:
+    """Pooling layers of a model and of the models in it."""
+    return sum(_pools(x) if hasattr(x, "layers") else "Pooling" in type(x).__name__ for x in model.layers)
 
 
 def _flipped(run: _Ensemble, batch: np.ndarray, flips: Sequence[int]) -> np.ndarray:
@@ -173,6 +186,8 @@ def _patches(run: _Ensemble, volume: np.ndarray, size, step, window: str, flips)
     volume = np.pad(volume, [(0, max(0, p - n)) for p, n in zip(size, shape, strict=True)] + [(0, 0)], mode="edge")
     padded = volume.shape[:3]
     total = weight = None
+    per_group = np.prod([len(patches.starts(n, p, s)) for n, p, s in zip(padded[1:], size[1:], step[1:], strict=True)])
+    run.batch_size = int(min(run.batch_size, per_group))
     done = 0  # planes before this one are finished
     for first, group in itertools.groupby(patches.windows(padded, size, step), key=lambda box: box[0].start):
         if total is not None and first > done:

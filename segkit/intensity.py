@@ -44,6 +44,8 @@ def percentile_clip(array: np.ndarray, low: float = 1, high: float = 99, mask: n
         raise ValueError(f"percentiles must satisfy 0 ≤ low < high ≤ 100, not {low} and {high}")
     array = np.asarray(array, np.float32)
     values = array if mask is None else array[np.asarray(mask) > 0]
+    if not values.size:
+        raise ValueError("the mask is empty, so there are no percentiles; check the brain mask")
     return np.clip(array, *np.percentile(values, (low, high)).astype(np.float32))
 
 
@@ -96,7 +98,13 @@ def n4(
     data = volumes.array(image, np.float32)
     if data.ndim != 3:
         raise ValueError(f"N4 takes one 3D volume, not shape {data.shape}; correct each channel by itself")
+    if min(data.shape) < 4:
+        raise ValueError(
+            f"N4 needs at least 4 voxels along each axis to fit a field, not shape {data.shape}; leave it out"
+        )
     mask = otsu_mask(data) if mask is None else np.asarray(mask) > 0
+    if mask.shape != data.shape:
+        raise ValueError(f"the mask has shape {mask.shape}, the image {data.shape}; give a mask on the image's grid")
     if not mask.any():
         raise ValueError("N4's mask is empty; the image is constant, or the given mask is")
     full, full_mask = _to_sitk(data, image), _to_sitk(mask.astype(np.uint8), image)

@@ -34,7 +34,7 @@ def as_labels(image: Nifti1Image, table: dict[str, int] | None = None, name: obj
         When a voxel is negative, above 65535 or not a whole number, or (with ``table``) not 0 and not in the table;
         the message names the file, the values found and the mend.
     """
-    data = volumes.array(image)
+    data = volumes.array(volumes.check(image, name))
     found = np.unique(data)
     if found.size and (np.any(found != np.round(found)) or found[0] < 0 or found[-1] > 65535):
         odd = [v for v in found.tolist() if v != round(v) or not 0 <= v <= 65535][:5]
@@ -47,6 +47,7 @@ def as_labels(image: Nifti1Image, table: dict[str, int] | None = None, name: obj
             raise ValueError(
                 f"{name}: label values {outside[:10]} are not in the table {table}; map them or drop them first"
             )
+    image = volumes.check(image, name)
     return volumes.like(data.astype(np.uint16 if found.size and found[-1] > 255 else np.uint8), image)
 
 
@@ -65,7 +66,7 @@ def split(array: np.ndarray, table: dict) -> dict[str, np.ndarray]:
 
 
 def merge(masks: dict[str, np.ndarray], table: dict[str, int]) -> np.ndarray:
-    """Label map (uint8) out of masks by name; the inverse of :func:`split` for single-valued tables.
+    """Label map (uint8, or uint16 where a value needs it) out of masks by name; the inverse of :func:`split` for single-valued tables.
 
     Raises
     ------
@@ -75,8 +76,11 @@ def merge(masks: dict[str, np.ndarray], table: dict[str, int]) -> np.ndarray:
     missing = sorted(set(masks) - set(table))
     if missing:
         raise ValueError(f"masks {missing} are not in the table {table}; add them to the table or leave them out")
-    shape = next(iter(masks.values())).shape
-    out, taken = np.zeros(shape, np.uint8), np.zeros(shape, bool)
+    if not masks:
+        raise ValueError("no mask to merge; give at least one")
+    shape = np.shape(next(iter(masks.values())))
+    kind = np.uint16 if max(table.values()) > 255 else np.uint8
+    out, taken = np.zeros(shape, kind), np.zeros(shape, bool)
     for name, mask in masks.items():
         mask = np.asarray(mask) > 0
         if np.any(taken & mask):

@@ -11,7 +11,7 @@ References
 Maier-Hein, Reinke et al., Metrics reloaded, Nature Methods 21 (2024).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import cc3d
 import edt
@@ -65,7 +65,12 @@ def avd(truth: np.ndarray, prediction: np.ndarray) -> float:
 
 
 def score(
-    truth: np.ndarray, prediction: np.ndarray, *, spacing_mm, labels: Mapping[str, int], tolerance_mm: float = 1.0
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    *,
+    spacing_mm,
+    labels: Mapping[str, int] | Sequence[int],
+    tolerance_mm: float = 1.0,
 ) -> pd.DataFrame:
     """Every score of one subject.
 
@@ -73,8 +78,8 @@ def score(
     ----------
     truth, prediction : integer arrays of the same shape
     spacing_mm : tuple of float
-    labels : dict
-        Name to value; a row each, in this order.
+    labels : dict, or values
+        Name to value; a row each, in this order. Plain values are named by themselves.
     tolerance_mm : float
         Of the surface Dice.
 
@@ -87,6 +92,7 @@ def score(
     truth, prediction = np.asarray(truth), np.asarray(prediction)
     _same_shape(truth, prediction)
     spacing_mm = _spacing(spacing_mm, truth.ndim)
+    labels = labels if isinstance(labels, Mapping) else {str(value): value for value in labels}
     ml = float(np.prod(spacing_mm)) / 1000
     rows = []
     for name, value in labels.items():

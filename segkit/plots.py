@@ -73,9 +73,9 @@ def three_planes(
     data = volumes.array(image, np.float32)
     over = None if mask is None else volumes.array(volumes.canonical(mask))
     where = np.argwhere(data > 0 if over is None or not over.any() else over > 0)
-    at = tuple(
-        int(v) for v in (np.round(where.mean(axis=0)) if at is None and len(where) else at or np.array(data.shape) // 2)
-    )
+    if at is None:
+        at = np.round(where.mean(axis=0)) if len(where) else np.array(data.shape) // 2
+    at = tuple(int(v) for v in at)
     start, size = volumes.bounding_box(data > 0, margin=6) if (data > 0).any() else ((0, 0, 0), data.shape)
     box = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
     spacing = volumes.spacing(image)
@@ -93,7 +93,9 @@ def three_planes(
         )
         ax.set_title(name, fontsize=9)
     if labels:
-        handles = [figure.axes[0].plot([], [], "s", color=LABELS[v - 1], label=k)[0] for k, v in labels.items()]
+        handles = [
+            figure.axes[0].plot([], [], "s", color=LABELS[(v - 1) % len(LABELS)], label=k)[0] for k, v in labels.items()
+        ]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     return _headed(figure, title, source)
 

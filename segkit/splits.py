@@ -20,7 +20,7 @@ def read(path: str | os.PathLike) -> list[str]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such subject list; write one with one subject a line")
-    names = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    names = [line.split("#")[0].strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     names = [name for name in names if name]
     twice = sorted({name for name in names if names.count(name) > 1})
     if not names or twice:

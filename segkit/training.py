@@ -5,10 +5,12 @@ A run folder holds ``run.json`` (settings, data, versions, machine, times), ``hi
 """
 
 import datetime
+import hashlib
 import json
 import math
 import os
 import platform
+import re
 import subprocess
 import time
 from importlib import metadata
@@ -29,7 +31,7 @@ def fit(
     validation=None,
     *,
     run: str | os.PathLike,
-    loss,
+    loss=None,
     epochs: int | None = None,
     minutes: float | None = None,
     optimizer: str = "adam",
@@ -52,7 +54,8 @@ def fit(
         Or any ``keras.utils.PyDataset``; if they carry ``subjects``, both are compared.
     run : path
         The run folder.
-    loss : keras.losses.Loss
+    loss : keras.losses.Loss, optional
+        Default: the loss that the model was compiled with.
     epochs, minutes
         Number of epochs, wall-clock budget, or both (whichever ends first). The schedule scales to them. A budget that
         ends within an epoch cuts that epoch, evaluates and saves it like any other.
@@ -90,18 +93,28 @@ def fit(
         raise ValueError("say how long to train: epochs=, minutes= or both")
     if schedule not in SCHEDULES:
         raise ValueError(f"no schedule is called {schedule!r}; choose one of {', '.join(SCHEDULES)}")
+    loss = loss if loss is not None else getattr(model, "loss", None)
+    if loss is None:
+        raise ValueError("the model has no loss yet; give loss=, for example losses.get('dice')")
+    loss = keras.losses.get(loss)
     both = [getattr(data, "subjects", ()) for data in (train, validation)]
     if not allow_leakage:
         splits.check_disjoint(train=both[0], validation=both[1])
-    monitor = monitor or ("val_loss" if validation is not None else "loss")
+    known = ("val_loss", "loss") if validation is not None else ("loss",)
+    monitor = monitor or known[0]
+    if monitor not in known:
+        raise ValueError(f"monitor {monitor!r} is not computed in this run; choose one of {', '.join(known)}")
     record = {
-        "model": model.name, "parameters": model.count_params(), "loss": keras.saving.serialize_keras_object(loss),
+        "model": model.name, "parameters": model.count_params(), "architecture": _architecture(model),
+        "loss": keras.saving.serialize_keras_object(loss),
         "epochs": epochs, "minutes": minutes, "optimizer": optimizer, "learning_rate": learning_rate,
         "schedule": schedule, "patience": patience, "monitor": monitor, "seed": seed, "allow_leakage": allow_leakage,
         "train": _describe(train), "validation": _describe(validation), **(settings or {}),
     }  # fmt: skip
     record = json.loads(json.dumps(record))
     earlier = _open(run, record)
+    for leftover in run.glob(".writing-*"):  # of a process that was killed while it wrote
+        leftover.unlink()
 
     model.compile(
         optimizer=keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": learning_rate}}), loss=loss
@@ -111,7 +124,9 @@ def fit(
     if (run / "last.keras").is_file():
         model.load_weights(run / "last.keras")
         keeper.restore(model)
-    if earlier.get("finished") is None:
+    if earlier.get("finished") is not None:
+        keeper.rows = pd.read_csv(run / "history.csv").to_dict("records")
+    else:
         state = {
             "settings": record,
             "started": earlier.get("started", _now()),
@@ -142,7 +157,7 @@ def precision() -> str:
     """
     try:
         gpus = keras.distribution.list_devices("gpu")
-    except (RuntimeError, ValueError, NotImplementedError):
+    except (AttributeError, NotImplementedError, RuntimeError, ValueError):  # a backend that cannot list them
         gpus = []
     if gpus:
         keras.mixed_precision.set_global_policy("mixed_float16")
@@ -310,6 +325,15 @@ def _open(run: Path, record: dict) -> dict:
             f"{run}: cannot resume, the settings differ ({'; '.join(differ)}); use another run name, or delete the folder"
         )
     return earlier
+
+
+def _architecture(model: keras.Model) -> str:
+    """Hash of all layers and their settings, names left out (Keras numbers them through a process)."""
+    layers = [
+        (type(layer).__name__, {k: v for k, v in layer.get_config().items() if k != "name"}) for layer in model.layers
+    ]
+    text = re.sub(r'"shared_object_id": \d+', "", json.dumps(layers, sort_keys=True, default=str))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _describe(data) -> dict | None:

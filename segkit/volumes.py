@@ -50,7 +50,7 @@ def load(path: str | os.PathLike) -> Nifti1Image:
     try:
         source = nib.load(path)
         _check_promise(source, path)
-        data = np.asanyarray(source.dataobj)
+        data = np.array(source.dataobj)  # a copy in memory, never a map of the file
         affine = np.array(source.affine, dtype=float)
         affine[:3] *= _TO_MM.get(source.header.get_xyzt_units()[0], 1.0)
     except (MemoryError, KeyboardInterrupt):
@@ -66,9 +66,11 @@ def load(path: str | os.PathLike) -> Nifti1Image:
 
 
 def check(image: Nifti1Image, name: object = "image") -> Nifti1Image:
-    """Return ``image`` if it is usable (see :func:`load`); ``name`` stands in the errors."""
-    _check_arrays(np.asanyarray(image.dataobj), image.affine, name)
-    return image
+    """Return ``image``, trailing axes of length 1 dropped, if it is usable (see :func:`load`); ``name`` stands in the errors."""
+    data = np.asanyarray(image.dataobj)
+    squeezed = _squeeze(data)
+    _check_arrays(squeezed, image.affine, name)
+    return image if squeezed.shape == data.shape else _image(squeezed, image.affine)
 
 
 def save(image: Nifti1Image, path: str | os.PathLike) -> Path:
@@ -80,7 +82,11 @@ def save(image: Nifti1Image, path: str | os.PathLike) -> Path:
     if not path.name.endswith((".nii", ".nii.gz")):
         raise ValueError(f"{path}: a volume is saved as .nii or .nii.gz; change the file name")
     data = np.asanyarray(image.dataobj)
+    if data.dtype.kind not in "biuf":
+        raise ValueError(f"{path}: voxels of type {data.dtype} cannot be saved; convert to a scalar number type")
     narrow = {"b": np.uint8, "i": np.int32, "u": np.uint16, "f": np.float32}
+    if data.dtype == np.float16:
+        data = data.astype(np.float32)
     if data.dtype == bool or data.dtype.itemsize == 8:
         kind = narrow[data.dtype.kind]
         if (
@@ -245,9 +251,11 @@ def resample(
         affine = image.affine @ nib.affines.from_matvec(np.diag(ratio), (ratio - 1) / 2)
     else:
         shape, affine = like.shape[:3], like.affine
-        ratio = nib.affines.voxel_sizes(affine) / spacing(image)
     to_source = np.linalg.inv(image.affine) @ affine
     matrix, offset = nib.affines.to_matvec(to_source)
+    steps = np.abs(matrix).max(
+        axis=1
+    )  # voxels of the source passed along each of its axes from one new voxel to the next
     data = array(image)
     channels = data.reshape(*data.shape[:3], -1)
     out = np.empty((*shape, channels.shape[-1]), np.float32 if kind == "image" else data.dtype)
@@ -255,9 +263,7 @@ def resample(
         source = channels[..., c]
         if kind == "image":
             source = source.astype(np.float32)
-            sigma = (
-                [max(0.0, (r - 1) / 2) for r in ratio] if _axes_kept(matrix) else [max(0.0, (ratio.max() - 1) / 2)] * 3
-            )
+            sigma = np.maximum(0, (steps - 1) / 2)
             if max(sigma) > 0.05:
                 source = ndimage.gaussian_filter(source, sigma, mode="nearest")
         out[..., c] = ndimage.affine_transform(
@@ -277,6 +283,8 @@ def resample(
 def _image(data: np.ndarray, affine: np.ndarray) -> Nifti1Image:
     if data.dtype == bool:
         data = data.astype(np.uint8)
+    elif data.dtype == np.float16:  # which NIfTI does not have
+        data = data.astype(np.float32)
     image = Nifti1Image(data, affine, dtype=data.dtype)
     image.header.set_xyzt_units("mm")
     return image
@@ -305,10 +313,6 @@ def _check_promise(source, path: Path) -> None:
 
 def _moved(affine: np.ndarray, voxels) -> np.ndarray:
     return affine @ nib.affines.from_matvec(np.eye(3), voxels)
-
-
-def _axes_kept(matrix: np.ndarray) -> bool:
-    return np.allclose(matrix, np.diag(np.diag(matrix)), atol=1e-6)
 
 
 def _inside(matrix, offset, shape, source_shape) -> np.ndarray:

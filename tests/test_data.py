@@ -49,7 +49,7 @@ def test_targets_are_one_hot_or_one_channel():
     x, y = arrays()[0]
     assert y.shape == (4, 4, 4, 3)
     np.testing.assert_array_equal(y.argmax(-1)[:, 0, 0], x[:, 0, 0, 0] % 3)
-    binary = data.Arrays(np.zeros((2, 4, 4, 1), "f"), np.ones((2, 4, 4), "u1"), "ab", classes=1, batch_size=2)
+    binary = data.Arrays(np.zeros((2, 4, 4, 1), "f"), np.ones((2, 4, 4), "u1"), ["a", "b"], classes=1, batch_size=2)
     assert binary[0][1].shape == (2, 4, 4, 1)
     with pytest.raises(ValueError, match="do not fit 2 classes"):
         arrays(classes=2, shuffle=False)[0]
@@ -60,8 +60,41 @@ def test_subjects_and_description():
     assert d.subjects == ("s0", "s1")
     assert d.describe() == arrays().describe()
     other = arrays()
-    other.images[0] += 1
+    other.images[5] += 1
     assert other.describe()["fingerprint"] != d.describe()["fingerprint"]
+
+
+def test_the_record_tells_apart_what_gives_other_batches(rng):
+    v = {"a": (rng.normal(size=(9, 9, 9)).astype("f"), np.ones((9, 9, 9), "u1"))}
+    w = {"a": (v["a"][0] * np.where(np.arange(9) == 4, 5, 1)[:, None, None].astype("f"), v["a"][1])}
+    made = [
+        data.Patches(v, patch=(4, 4, 4), steps=1, classes=2, batch_size=1),
+        data.Patches(w, patch=(4, 4, 4), steps=1, classes=2, batch_size=1),
+        data.Patches(v, patch=(4, 4, 4), steps=1, classes=2, batch_size=1, foreground=0.6),
+        data.Patches(v, patch=(4, 4, 4), steps=1, classes=2, batch_size=1, seed=2),
+        data.Patches(v, patch=(4, 4, 4), steps=1, classes=2, batch_size=1, augment=augment.volumes()),
+        data.Patches(v, patch=(4, 4, 4), steps=1, classes=2, batch_size=1, augment=augment.volumes(rotate=5)),
+        data.Slices(v, classes=2, batch_size=1),
+        data.Slices(v, classes=2, batch_size=1, axis=1),
+        data.Slices(v, classes=2, batch_size=1, neighbours=1),
+        data.Slices(v, classes=2, batch_size=1, shuffle=False),
+    ]
+    records = [str(d.describe()) for d in made]
+    assert len(set(records)) == len(records)
+
+
+def test_misfits_name_the_subject(rng):
+    v = {"s7": (np.zeros((4, 5, 5)), np.zeros((6, 5, 5), "u1"))}
+    with pytest.raises(ValueError, match="s7: image of shape .* do not belong together"):
+        data.Slices(v, classes=2, batch_size=1)
+    with pytest.raises(ValueError, match=r"s8: a patch of \(9, 9, 9\) does not fit"):
+        data.Patches(
+            {"s8": (np.zeros((4, 4, 4)), np.zeros((4, 4, 4)))}, patch=(9, 9, 9), steps=1, classes=2, batch_size=1
+        )
+    with pytest.raises(ValueError, match="list of names, not the text"):
+        data.Arrays(np.zeros((2, 4, 4, 1)), np.zeros((2, 4, 4)), "IBSR_04", classes=2, batch_size=1)
+    with pytest.raises(ValueError, match="does not fit one channel"):
+        data.Arrays(np.zeros((2, 4, 4, 1)), np.full((2, 4, 4), 2), ["a"], classes=1, batch_size=1)[0]
 
 
 def test_an_empty_dataset_is_refused(rng):
@@ -70,7 +103,7 @@ def test_an_empty_dataset_is_refused(rng):
     with pytest.raises(ValueError, match="no sample"):
         data.Slices(volumes(rng), classes=3, batch_size=2, keep=lambda m: False)
     with pytest.raises(ValueError, match="3 images and 2 labels"):
-        data.Arrays(np.zeros((3, 2, 2, 1)), np.zeros((2, 2, 2)), "a", classes=2, batch_size=1)
+        data.Arrays(np.zeros((3, 2, 2, 1)), np.zeros((2, 2, 2)), ["a"], classes=2, batch_size=1)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

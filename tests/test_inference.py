@@ -174,6 +174,33 @@ def test_labels_never_hold_the_volumes_probabilities(same3d):
     assert peak < 0.5 * np.prod(shape) * classes * 4
 
 
+def test_a_window_alone_is_predicted_once():
+    class Counting(_Compiled):
+        seen = 0
+
+        def predict_on_batch(self, batch):
+            Counting.seen += len(batch)
+            return batch
+
+    inference.predict(Counting(network(3)), image(np.zeros((6, 6, 6))), batch_size=8)
+    assert Counting.seen == 1
+
+
+def test_sides_follow_nested_pooling_or_what_is_asked():
+    inner = network(2, pools=2)
+    outer = keras.Model(inner.inputs, inner(inner.inputs[0]))
+    for settings in ({}, {"multiple": 8}):
+        out = inference.predict(outer, image(np.full((9, 9, 2), 0.5)), output="probabilities", **settings)
+        np.testing.assert_allclose(volumes.array(out), 0.5, atol=1e-6)
+
+
+def test_requests_that_no_model_can_meet():
+    with pytest.raises(ValueError, match="at least one member"):
+        inference.predict([], image(np.zeros((4, 4, 4))))
+    with pytest.raises(ValueError, match="patch is for 3D models"):
+        inference.predict(network(2), image(np.zeros((4, 4, 4))), patch=(4, 4, 4))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -183,6 +210,7 @@ def test_labels_never_hold_the_volumes_probabilities(same3d):
         ({"window": "hann", "patch": (4, 4, 4)}, '"gaussian" or "mean"'),
         ({"patch": (4, 4)}, "three lengths"),
         ({"patch": (4, 4, 4), "step": 5}, "leave gaps"),
+        ({"activation": "sofmax"}, '"sigmoid", "softmax" or None, not \'sofmax\''),
     ],
 )
 def test_bad_requests_say_why(settings, message, same3d):

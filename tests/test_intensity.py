@@ -24,6 +24,8 @@ def test_min_max_and_percentile_clip():
     out = intensity.percentile_clip(x, 10, 90)
     assert (out.min(), out.max()) == (10, 90)
     assert intensity.percentile_clip(x, 0, 50, mask=x > 49).max() == 75
+    with pytest.raises(ValueError, match="mask is empty"):
+        intensity.percentile_clip(x, mask=x > 1000)
     with pytest.raises(ValueError, match="0 ≤ low < high"):
         intensity.percentile_clip(x, 90, 10)
 
@@ -58,6 +60,10 @@ def test_n4_takes_a_planted_field_away(shrink, rng):
 def test_n4_refuses_what_it_cannot_fit():
     with pytest.raises(ValueError, match="one 3D volume"):
         intensity.n4(nib.Nifti1Image(np.ones((4, 4, 4, 2), "f"), np.eye(4)))
+    with pytest.raises(ValueError, match="at least 4 voxels along each axis"):
+        intensity.n4(nib.Nifti1Image(np.ones((9, 9, 1), "f"), np.eye(4)))
+    with pytest.raises(ValueError, match=r"the mask has shape \(4, 4, 4\)"):
+        intensity.n4(nib.Nifti1Image(np.ones((8, 8, 8), "f"), np.eye(4)), np.ones((4, 4, 4)))
     with pytest.raises(ValueError, match="mask is empty"):
         intensity.n4(nib.Nifti1Image(np.ones((8, 8, 8), "f"), np.eye(4)))
 

@@ -32,6 +32,9 @@ def test_no_value_of_an_atlas_list_belongs_to_two_structures(table):
 def test_merge_refuses_overlap_and_unknown_names():
     with pytest.raises(ValueError, match="overlaps another in 1 voxels"):
         labels.merge({"GM": np.array([1, 1]), "WM": np.array([0, 1])}, TABLE)
+    with pytest.raises(ValueError, match="no mask to merge"):
+        labels.merge({}, TABLE)
+    assert labels.merge({"a": np.array([0, 1])}, {"a": 1035}).tolist() == [0, 1035]
     with pytest.raises(ValueError, match="not in the table"):
         labels.merge({"bone": np.array([1])}, TABLE)
 
@@ -53,6 +56,9 @@ def test_as_labels_narrows_and_guards():
     assert labels.as_labels(image([0, 1035])).get_data_dtype() == np.uint16
     with pytest.raises(ValueError, match=r"seg.nii: label values \[7\] are not in the table"):
         labels.as_labels(image([0, 7]), TABLE, "seg.nii")
+    for bad in ([np.nan], [np.inf]):
+        with pytest.raises(ValueError, match=r"seg.nii: 1 voxels are NaN or infinite"):
+            labels.as_labels(image(bad), TABLE, "seg.nii")
     for bad in ([0.5], [-1], [70000]):
         with pytest.raises(ValueError, match="not label values"):
             labels.as_labels(image(bad))

@@ -125,6 +125,9 @@ def test_score_has_a_row_a_label_and_millilitres():
     assert out.loc["a", "avd_percent"] == 20
     assert out.loc["a", "hd_mm"] == 1
     assert out.loc["c", "empty"] == "both"
+    plain = metrics.score(truth, prediction, spacing_mm=(1, 2, 0.5), labels=[1, 2, 3])
+    assert list(plain.index) == ["1", "2", "3"]
+    assert plain.loc["1", "dice"] == out.loc["a", "dice"]
 
 
 def test_scores_are_symmetric_and_do_not_depend_on_the_frame(rng):

@@ -72,6 +72,20 @@ def test_released_models_take_half_the_space_and_come_back_in_float32(tmp_path):
     assert all(str(w.dtype) == "float32" for w in model.trainable_weights)  # the model itself is as it was
 
 
+def test_a_model_trained_in_mixed_precision_is_released_like_any_other(tmp_path):
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    try:
+        model = models.build("ibsr_unet2d_4level", filters=(8, 8))
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    model.save(tmp_path / "best.keras")
+    plain = models.build("ibsr_unet2d_4level", filters=(8, 8))
+    sizes = [models.save(m, tmp_path / f"{i}.keras").stat().st_size for i, m in enumerate((model, plain))]
+    assert sizes[0] < 1.1 * sizes[1]
+    for path in (tmp_path / "best.keras", tmp_path / "0.keras"):
+        assert {layer.dtype_policy.name for layer in models.load(path).layers} == {"float32"}
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

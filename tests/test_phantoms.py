@@ -84,12 +84,21 @@ def test_an_interrupted_writing_is_finished_by_the_next_call(tmp_path):
     assert not (tmp_path / "phantom.json.part").exists()
 
 
+def test_a_number_of_subjects_is_shared_out(tmp_path):
+    assert made.share(3) == {"Training_Set": 2, "Validation_Set": 1}
+    assert made.share(7) == {"Training_Set": 4, "Validation_Set": 2, "Test_Set": 1}
+    assert sum(made.share(18).values()) == 18
+    phantoms.write("ibsr", tmp_path / "n", subjects=1, coarse=8)
+    assert len(list((tmp_path / "n").rglob("*.nii.gz"))) == 2
+
+
 @pytest.mark.parametrize(
     ("study", "subjects", "message"),
     [
         ("nose", {"Test_Set": 1}, "no phantoms for a study called 'nose'"),
         ("ibsr", {"Test_Set": 4}, "4 phantoms of 'Test_Set' cannot be made"),
         ("ibsr", {"Tests": 1}, "'Tests' cannot be made"),
+        ("ibsr", ["IBSR_01"], "subjects must be a number, or numbers by set"),
     ],
 )
 def test_bad_requests_write_nothing(tmp_path, study, subjects, message):

@@ -43,6 +43,8 @@ def test_overlays_lie_on_their_images(rng):
     mask = nib.Nifti1Image((np.arange(720).reshape(8, 9, 10) % 3).astype("u1"), np.diag([1, 2, 1, 1]))
     figure = plots.three_planes(image(rng), mask, labels={"a": 1, "b": 2}, source="phantom")
     assert [len(ax.images) for ax in figure.axes] == [2, 2, 2]
+    other = plots.three_planes(image(rng), mask, at=np.array([1, 2, 3]), labels={"a": 18}, source="phantom")
+    assert len(other.axes) == 3
     shapes = [ax.images[0].get_array().shape == ax.images[1].get_array().shape for ax in figure.axes]
     assert all(shapes)
     assert [ax.get_aspect() for ax in figure.axes] == [0.5, 1.0, 2.0]  # z / y, z / x, y / x

@@ -10,6 +10,11 @@ def test_lists_are_written_and_read(tmp_path):
     assert splits.read(path) == ["a"]
 
 
+def test_a_byte_order_mark_does_not_hide_a_subject(tmp_path):
+    (tmp_path / "windows.txt").write_bytes("\ufeffIBSR_01\r\nIBSR_02\r\n".encode())
+    assert splits.read(tmp_path / "windows.txt") == ["IBSR_01", "IBSR_02"]
+
+
 def test_bad_lists_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="none.txt: no such subject list"):
         splits.read(tmp_path / "none.txt")

@@ -11,7 +11,15 @@ def test_paths_are_shown_without_the_machine(tmp_path, monkeypatch):
     assert common.shown(inside) == "results_dir/x"
     monkeypatch.chdir(tmp_path)
     assert common.shown(tmp_path / "y" / "z") == "y/z"
-    assert not common.shown("/somewhere/else").startswith("/")
+    assert common.shown("/somewhere/alice/ibsr18") == "…/ibsr18"
+
+
+def test_another_seed_and_own_data_get_a_folder_of_their_own():
+    folder = common.results_folder
+    assert folder("ibsr", "quick") == common.home() / "results_dir" / "ibsr" / "quick"
+    assert folder("ibsr", "full", data="x").name == "full"
+    assert folder("ibsr", "quick", seed=1).name == "quick_seed1"
+    assert folder("ibsr", "quick", data="x").name == "quick_data"
 
 
 def test_splits_and_published_tables_ship_with_the_package():
@@ -41,5 +49,8 @@ def test_the_results_page_is_made_from_the_files_on_disk(tmp_path):
     claims = pd.DataFrame({"claim": ["c"], "verdict": ["holds"]})
     report.save(claims, tmp_path / "ibsr" / "quick" / "tables" / "claims")
     page = results.gather(tmp_path)
+    report.save(table, tmp_path / "ibsr" / "quick" / "tables" / "three_columns_without_note")
+    assert "without_note" in results.gather(tmp_path)
+    assert "No table yet" in results.gather(tmp_path / "nowhere")
     for part in ("## ibsr, quick (phantom)", "| CSF | 0.500 |", "what it means", "| c | holds |"):
         assert part in page

@@ -34,6 +34,12 @@ def test_find_reads_the_layout(tmp_path):
     assert image.shape == label.shape == (32, 32, 32)
 
 
+def test_hidden_folders_are_no_subjects(tmp_path):
+    tiny(tmp_path)
+    (tmp_path / "Training_Set" / ".ipynb_checkpoints").mkdir()
+    assert list(ibsr.find(tmp_path).index) == ["S0", "S1", "S2"]
+
+
 def test_missing_and_empty_folders(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such folder; give DATA the folder"):
         ibsr.find(tmp_path / "nowhere")
@@ -136,6 +142,19 @@ def test_steps_say_what_must_run_first(tmp_path):
         ibsr.load_patches(tmp_path / "out", ["S0"])
 
 
+def test_corrected_files_of_another_source_or_setting_are_made_again(tmp_path):
+    first, second = tiny(tmp_path / "a"), tiny(tmp_path / "b")
+    write(second / "Training_Set" / "S0" / "S0.nii.gz", np.full((32, 32, 32, 1), 7))
+    path = tmp_path / "out" / "preprocessed" / "S0_bias_corrected.nii.gz"
+    ibsr.preprocess(first, tmp_path / "out", n4=False, jobs=1)
+    before, time = volumes.array(volumes.load(path)), path.stat().st_mtime_ns
+    ibsr.preprocess(first, tmp_path / "out", n4=False, jobs=1)
+    assert path.stat().st_mtime_ns == time
+    ibsr.preprocess(second, tmp_path / "out", n4=False, jobs=1)
+    assert (volumes.array(volumes.load(path)) == 7).all()
+    assert not (before == 7).all()
+
+
 def test_volumes_larger_than_the_common_grid_are_refused(tmp_path):
     tiny(tmp_path / "data")
     ibsr.preprocess(tmp_path / "data", tmp_path / "out", n4=False, jobs=1)
@@ -185,6 +204,9 @@ def test_labels_come_back_on_the_scans_grid_whatever_it_is(scan, small):
     np.testing.assert_allclose(back.affine, other.affine)
     same = volumes.array(volumes.canonical(back)) == volumes.array(plain)
     assert same.mean() > 0.999
+    raw = nib.load(scan)  # with its trailing axis
+    assert raw.ndim == 4
+    np.testing.assert_array_equal(volumes.array(ibsr.segment(raw, model=small, n4=False)), volumes.array(plain))
     fine = volumes.resample(image, spacing_mm=(1.2, 1.2, 1.2), kind="image")
     assert ibsr.segment(fine, model=small, n4=False).shape == fine.shape
 
@@ -268,12 +290,32 @@ def test_a_baseline_has_nothing_reported():
     assert len(table) == 9
 
 
-def test_claims_have_verdict_and_evidence():
-    both = pd.concat([scores({"a": 0.9, "b": 0.8}, "ibsr_unet2d_4level"), scores({"a": 0.8, "b": 0.7}, "ibsr_unet2d")])
-    for source in ("phantom", "real"):
-        out = ibsr.claims(both, "ibsr_unet2d_4level", source=source)
-        assert set(out["verdict"]) <= {"holds", "does not hold", "cannot be told here"}
-        assert out["evidence"].str.len().min() > 10
-        five = out[out["claim"].str.startswith("five levels")].iloc[0]
-        assert five["verdict"] == "does not hold"
-        assert "-0.1000" in five["evidence"]
+def verdict(table, source, begins):
+    out = ibsr.claims(table, "ibsr_unet2d_4level", source=source)
+    assert set(out["verdict"]) <= {"holds", "does not hold", "cannot be told here"}
+    assert out["evidence"].str.len().min() > 10
+    return out[out["claim"].str.startswith(begins)].iloc[0]["verdict"]
+
+
+def both(five, four, n=8):
+    subjects = [f"s{i}" for i in range(n)]
+    noise = np.linspace(0, 0.01, n)
+    return pd.concat([
+        scores(dict(zip(subjects, four + noise, strict=True)), "ibsr_unet2d_4level"),
+        scores(dict(zip(subjects, five + 2 * noise, strict=True)), "ibsr_unet2d"),
+    ])  # fmt: skip
+
+
+def test_claims_follow_the_scores():
+    assert verdict(both(0.9, 0.95), "real", "the 2D U-Net reaches") == "holds"  # beating the number is reaching it
+    assert verdict(both(0.9, 0.7), "real", "the 2D U-Net reaches") == "does not hold"
+    assert verdict(both(0.95, 0.9), "real", "five levels") == "holds"
+    assert verdict(both(0.85, 0.9), "real", "five levels") == "does not hold"
+    assert verdict(both(0.95, 0.9, n=5), "real", "five levels") == "cannot be told here"  # p cannot be below .0625
+    assert verdict(both(0.9, 0.9), "real", "CSF has the lowest") == "holds"
+    assert verdict(both(0.9, 0.9), "real", "AVD is") == "does not hold"
+
+
+def test_phantoms_decide_nothing_about_the_reports_scores():
+    for begins in ("the 2D U-Net reaches", "CSF has the lowest", "five levels"):
+        assert verdict(both(0.95, 0.9), "phantom", begins) == "cannot be told here"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -17,11 +18,11 @@ import pytest
 from segkit import data, training
 
 
-def network(seed=0):
+def network(seed=0, dropout=0.3):
     keras.utils.set_random_seed(seed)
     inputs = keras.Input((8, 8, 1))
     x = keras.layers.Conv2D(4, 3, padding="same", activation="relu")(inputs)
-    x = keras.layers.Dropout(0.3)(x)
+    x = keras.layers.Dropout(dropout)(x)
     return keras.Model(inputs, keras.layers.Conv2D(2, 1, activation="softmax")(x), name="tiny")
 
 
@@ -33,7 +34,7 @@ def dataset(names, seed=0, n=24, batch_size=8):
 
 
 def fit(run, model=None, **settings):
-    model = network() if model is None else model
+    model = network(dropout=settings.pop("dropout", 0.3)) if model is None else model
     chosen = {"epochs": 3, "loss": keras.losses.CategoricalCrossentropy(), "verbose": 0} | settings
     train = chosen.pop("train", dataset(["a", "b"]))
     return model, training.fit(model, train, chosen.pop("validation", dataset(["c"], 1)), run=run, **chosen)
@@ -89,7 +90,7 @@ SCRIPT = """
 @pytest.mark.parametrize("at", [2, 8])
 def test_killed_within_an_epoch_it_goes_on_to_the_same_end(tmp_path, at):
     """SIGKILL in the first epoch and in the third; three batches an epoch."""
-    root = str(__import__("pathlib").Path(__file__).parents[1])
+    root = str(Path(__file__).parents[1])
     code = textwrap.dedent(SCRIPT.format(root=root, run=str(tmp_path / "r"), at=at))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
@@ -126,6 +127,8 @@ def test_killed_between_history_and_last_state_the_epoch_is_run_again(tmp_path):
         ({"epochs": 4}, "epochs: 3 then, 4 now"),
         ({"optimizer": "sgd"}, "optimizer: 'adam' then, 'sgd' now"),
         ({"train": dataset(["a", "z"])}, "train: .*'z'"),
+        ({"train": dataset(["a", "b"], seed=9)}, "train: .*fingerprint"),
+        ({"dropout": 0.1}, "architecture: "),
         ({"settings": {"n4": False}}, "n4: None then, False now"),
         ({"loss": keras.losses.CategoricalFocalCrossentropy()}, "loss: "),
     ],
@@ -213,10 +216,53 @@ def test_schedules_by_hand():
     assert math.isclose(rate("plateau", 0.1, 0, []), 0.1)
 
 
+def test_the_models_own_loss_serves_where_none_is_given(tmp_path):
+    model = network()
+    with pytest.raises(ValueError, match="the model has no loss yet"):
+        fit(tmp_path / "r", model, loss=None)
+    model.compile(loss="categorical_crossentropy")
+    assert len(fit(tmp_path / "r", model, loss=None)[1]) == 3
+
+
+def test_a_finished_run_without_its_last_state_is_still_read(tmp_path):
+    _, first = fit(tmp_path / "r")
+    (tmp_path / "r" / "last.keras").unlink()
+    pd.testing.assert_frame_equal(fit(tmp_path / "r")[1], first)
+
+
+KILL_IN_SAVE = """
+    import os, signal, sys
+    sys.path.insert(0, {root!r})
+    from segkit import files
+    from tests.test_training import fit
+
+    rename = files.os.replace
+
+    def replace(old, new):
+        if str(new).endswith("last.keras"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(old, new)
+
+    files.os.replace = replace
+    fit({run!r}, epochs=5)
+"""
+
+
+def test_killed_while_it_saves_it_leaves_nothing_behind_after_the_next_call(tmp_path):
+    code = textwrap.dedent(KILL_IN_SAVE.format(root=str(Path(__file__).parents[1]), run=str(tmp_path / "r")))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    assert [p for p in os.listdir(tmp_path / "r") if p.startswith(".writing")]
+    _, history = fit(tmp_path / "r", epochs=5)
+    assert history["epoch"].tolist() == [1, 2, 3, 4, 5]
+    assert not [p for p in os.listdir(tmp_path / "r") if p.startswith(".writing")]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"epochs": None}, "say how long to train"),
+        ({"monitor": "val_dice"}, "monitor 'val_dice' is not computed in this run"),
         ({"schedule": "warm"}, "no schedule is called 'warm'; choose one of constant"),
     ],
 )

@@ -130,6 +130,21 @@ def test_identity_resampling_changes_nothing(affine, rng):
     )
 
 
+def test_resampling_onto_permuted_axes_only_permutes(rng):
+    image = Nifti1Image(rng.normal(size=(6, 7, 8)).astype("f"), AFFINES["PSR"])
+    turned = volumes.canonical(image)
+    assert volumes.spacing(turned) != volumes.spacing(image)
+    out = volumes.resample(image, like=turned, kind="image")
+    np.testing.assert_allclose(volumes.array(out), volumes.array(turned), atol=1e-5)
+
+
+def test_a_coarser_grid_is_smoothed_against_aliasing(rng):
+    image = Nifti1Image(rng.normal(size=(60, 8, 8)).astype("f"), np.eye(4))
+    coarse = volumes.resample(image, spacing_mm=(4, 1, 1), kind="image")
+    assert volumes.array(coarse).std() < 0.7 * volumes.array(image).std()
+    assert np.abs(np.corrcoef(volumes.array(coarse)[:, 1:].ravel(), volumes.array(coarse)[:, :-1].ravel())[0, 1]) < 0.2
+
+
 def test_labels_are_never_blended(rng, affine):
     image = Nifti1Image(rng.choice([0, 7, 200], (10, 10, 10)).astype(np.uint8), affine)
     out = volumes.resample(image, spacing_mm=(0.63, 1.7, 0.9), kind="label")

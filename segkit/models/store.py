@@ -17,7 +17,7 @@ def save(model: keras.Model, path: str | os.PathLike) -> Path:
 
 
 def load(path: str | os.PathLike) -> keras.Model:
-    """Load a ``.keras`` file in safe mode, uncompiled; a float16 one comes back in float32.
+    """Load a ``.keras`` file in safe mode, uncompiled; one in half or mixed precision comes back in float32.
 
     Raises
     ------
@@ -33,17 +33,15 @@ def load(path: str | os.PathLike) -> keras.Model:
         raise ValueError(
             f"{path}: not a Keras model that can be loaded ({error}); save it again or train anew"
         ) from error
-    return _in_type(model, "float32") if model.dtype_policy.name == "float16" or _half(model) else model
-
-
-def _half(model: keras.Model) -> bool:
-    return any(v.dtype == "float16" for v in model.weights)
+    policies = {layer.dtype_policy.name for layer in model.layers}
+    return _in_type(model, "float32") if policies & {"float16", "mixed_float16"} else model
 
 
 def _in_type(model: keras.Model, dtype: str) -> keras.Model:
     """The same network with every layer's float type exchanged."""
-    other = {"float16": "float32", "float32": "float16"}[dtype]
-    config = json.dumps(keras.saving.serialize_keras_object(model)).replace(f'"{other}"', f'"{dtype}"')
+    config = json.dumps(keras.saving.serialize_keras_object(model))
+    for other in ("float16", "float32", "mixed_float16"):
+        config = config.replace(f'"{other}"', f'"{dtype}"')
     twin = keras.saving.deserialize_keras_object(json.loads(config), safe_mode=True)
     twin.set_weights(model.get_weights())
     return twin

@@ -13,7 +13,7 @@ MARK = "phantom.json"
 
 
 def write(
-    study: str, folder: str | os.PathLike, *, subjects: Mapping[str, int], seed: int = 0, **settings
+    study: str, folder: str | os.PathLike, *, subjects: Mapping[str, int] | int, seed: int = 0, **settings
 ) -> list[Path]:
     """Write phantom subjects of a study.
 
@@ -24,8 +24,8 @@ def write(
     folder : path
         Becomes the study's data folder; a ``phantom.json`` in it says what made it. An existing one of the same
         settings is left as it is; real data are never written over.
-    subjects : dict
-        Set (the study's own folder names) to number of subjects.
+    subjects : dict or int
+        Set (the study's own folder names) to number of subjects; or how many in all, which the study shares out.
     seed : int
         The same seed gives the same voxels.
     **settings
@@ -43,6 +43,11 @@ def write(
     """
     if study not in STUDIES:
         raise ValueError(f"no phantoms for a study called {study!r}; choose one of {', '.join(STUDIES)}")
+    module = importlib.import_module(f"segkit.phantoms.{study}")
+    if isinstance(subjects, int):
+        subjects = module.share(subjects)
+    if not isinstance(subjects, Mapping):
+        raise ValueError(f"subjects must be a number, or numbers by set such as {module.share(3)}, not {subjects!r}")
     folder = Path(folder)
     wanted = json.loads(json.dumps({"phantom": study, "subjects": dict(subjects), "seed": seed, **settings}))
     mark = folder / MARK
@@ -59,7 +64,6 @@ def write(
         raise ValueError(
             f"{folder}: is not empty and holds no phantoms; choose an empty folder, nothing is written over"
         )
-    module = importlib.import_module(f"segkit.phantoms.{study}")
     module.names(dict(subjects))  # refuse before anything is written
     files.write_text(folder / f"{MARK}.part", "phantoms are being written here\n")
     written = module.write(folder, dict(subjects), seed, **settings)

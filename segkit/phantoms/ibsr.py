@@ -22,6 +22,14 @@ _ONE_MM = {"07", "08", "09", "10", "11", "12"}
 _FINE = {"15", "16", "17", "18"}
 
 
+def share(n: int) -> dict[str, int]:
+    """``n`` subjects in all: one without label where there are five or more, a third to validate, the others to train."""
+    test = int(n >= 5)
+    validation = min(len(ORDER["Validation_Set"]), (n - test) // 3)
+    out = {"Training_Set": n - test - validation, "Validation_Set": validation, "Test_Set": test}
+    return {kind: count for kind, count in out.items() if count}
+
+
 def names(subjects: dict[str, int]) -> dict[str, list[str]]:
     """Subject names a set, for the numbers asked for."""
     for kind, n in subjects.items():

@@ -67,9 +67,9 @@ def start(
             raise FileNotFoundError(
                 f"DATA {data}: no such folder (relative paths count from {home().name}, the repository)"
             )
-    base = home() / Path("results_dir" if results is None else results).expanduser()
+    base = results_folder(study, profile.name, results=results, data=data, seed=seed)
     source = "phantom" if is_phantom(folder) else None if show_real else "real"
-    return Run(study, profile, folder, base / study / profile.name, seed, source)
+    return Run(study, profile, folder, base, seed, source)
 
 
 def quiet_keras() -> None:
@@ -94,12 +94,21 @@ def home() -> Path:
 
 
 def shown(path: str | os.PathLike) -> str:
-    """``path`` as it is printed: relative to the repository or the working folder, never a path of this machine."""
+    """``path`` as it is printed: relative to the repository or the working folder, else its name alone.
+
+    Outputs are saved and committed, and the folders of a machine are nobody else's business.
+    """
     path = Path(path).resolve()
     for root in (home().resolve(), Path.cwd().resolve()):
         if path.is_relative_to(root):
             return path.relative_to(root).as_posix()
-    return Path(os.path.relpath(path, home())).as_posix()
+    return f"…/{path.name}"
+
+
+def results_folder(study: str, profile: str, *, results=None, data=None, seed: int = 0) -> Path:
+    """``<results>/<study>/<profile>``; another seed, or own data in a phantom profile, get a folder of their own."""
+    name = profile + ("_data" if data is not None and profile != "full" else "") + (f"_seed{seed}" if seed else "")
+    return home() / Path("results_dir" if results is None else results).expanduser() / study / name
 
 
 def split(study: str, name: str) -> list[str]:

@@ -18,7 +18,9 @@ with its 95 % bootstrap interval (low, high) over n subjects. Quick is phantoms,
 def gather(folder: Path) -> str:
     """The page's text: for each study and profile the three-column tables, then the claims."""
     parts = [HEAD]
-    for study in sorted(p for p in folder.iterdir() if p.is_dir() and p.name not in ("demo",)):
+    for study in sorted(
+        p for p in (folder.iterdir() if folder.is_dir() else ()) if p.is_dir() and p.name not in ("demo",)
+    ):
         for profile in ("full", "quick"):
             tables = study / profile / "tables"
             found = sorted(tables.glob("three_columns*.csv"))
@@ -27,7 +29,7 @@ def gather(folder: Path) -> str:
             parts.append(f"## {study.name}, {profile}" + (" (phantom)" if profile == "quick" else ""))
             for path in found:
                 note = (
-                    path.with_suffix(".md").read_text().split("\n\n", 1)[1].strip()
+                    path.with_suffix(".md").read_text().partition("\n\n")[2].strip()
                     if path.with_suffix(".md").is_file()
                     else ""
                 )

@@ -83,7 +83,7 @@ def find(folder: str | os.PathLike) -> pd.DataFrame:
         raise FileNotFoundError(f"{folder}: no such folder; give DATA the folder that holds {', '.join(SETS)}")
     rows = []
     for name in SETS:
-        for place in sorted(p for p in (folder / name).glob("*") if p.is_dir()):
+        for place in sorted(p for p in (folder / name).glob("[!.]*") if p.is_dir()):
             image, label = place / f"{place.name}.nii.gz", place / f"{place.name}_seg.nii.gz"
             if not image.is_file():
                 raise FileNotFoundError(f"{image}: missing; each subject's folder holds <subject>.nii.gz")

@@ -1,5 +1,6 @@
 """00 preprocessing, 01 padding, 02 downsampling: each writes files that the next one reads."""
 
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -22,7 +23,8 @@ def preprocess(
 ) -> pd.DataFrame:
     """Write ``preprocessed/<subject>_bias_corrected.nii.gz`` for every subject (as the report names them).
 
-    Without ``n4`` the image is copied. Files that exist are kept. Returns a row a subject: seconds, coefficient of
+    Without ``n4`` the image is copied. Files that exist are kept if they were made from the
+    same source (path, size, time) with the same settings. Returns a row a subject: seconds, coefficient of
     variation of the white matter before and after (labelled subjects).
     """
     table = find(data)
@@ -36,8 +38,13 @@ def preprocess(
 def _preprocess(row: pd.Series, path: Path, n4: bool, shrink: int) -> dict:
     image, label = read(row)
     begin = time.perf_counter()
-    if not path.is_file():
+    status = Path(row["image"]).stat()
+    made = json.dumps([str(Path(row["image"]).resolve()), status.st_size, status.st_mtime_ns, n4, shrink])
+    note = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
+    if not path.is_file() or not note.is_file() or note.read_text() != made:
+        note.unlink(missing_ok=True)
         volumes.save(intensity.n4(image, shrink=shrink) if n4 else image, path)
+        files.write_text(note, made)
     out = {"set": row["set"], "seconds": time.perf_counter() - begin}
     if label is not None:
         white = volumes.array(label) == LABELS["WM"]

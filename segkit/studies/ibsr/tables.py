@@ -89,26 +89,34 @@ def claims(scores: pd.DataFrame, network: str, *, source: str | None) -> pd.Data
 
     dice_ours = ", ".join(line(k, "Dice", "corrected") for k in LABELS)
     means = {k: table.loc[(k, "Dice"), "corrected"] for k in LABELS}
-    same = np.allclose(scores["legacy_avd"], 1 - scores["legacy_dice"], atol=1e-9, equal_nan=True)
+    printed = (
+        common.published("ibsr")
+        .query("table == 1 and model == '2D U-Net'")
+        .pivot(index="label", columns="metric", values="value")
+    )
+    same = np.allclose(printed["AVD"], 1 - printed["Dice"], atol=2e-4)
     average = float(np.mean(list(means.values())))
-    within = all(abs(table.loc[(k, "Dice"), "legacy"] - table.loc[(k, "Dice"), "reported"]) < 0.05 for k in LABELS)
+    reached = all(table.loc[(k, "Dice"), "legacy"] >= table.loc[(k, "Dice"), "reported"] - 0.02 for k in LABELS)
     rows = [
         ("8.1, Table 1", "the 2D U-Net reaches Dice .8220 (CSF), .9163 (GM), .8814 (WM)",
-         ("holds" if within else "does not hold") if real else "cannot be told here",
+         ("holds" if reached else "does not hold") if real else "cannot be told here",
          f"legacy {', '.join(line(k, 'Dice', 'legacy') for k in LABELS)}; corrected {dice_ours}" if real
          else f"phantoms, which are easier or harder than the real set: {dice_ours}"),
         ("9", "the average Dice is .9184", "does not hold",
          f"the mean of Table 1's own column is .8732; ours over the three tissues {average:.3f}"),
         ("4.7.3, Table 1", "AVD is |truth − prediction| / truth", "does not hold" if same else "cannot be told here",
-         "the code's value is 1 − Dice: so it is for every row of our legacy column, and for the report's 2D U-Net column"),
-        ("9", "CSF has the lowest Dice of the three", "holds" if means["CSF"] == min(means.values()) else "does not hold", dice_ours),
+         "the three values of the report's own 2D U-Net column are 1 − Dice; corrected, ours are "
+         + ", ".join(line(k, "AVD", "corrected") for k in LABELS)),
+        ("9", "CSF has the lowest Dice of the three", ("holds" if means["CSF"] == min(means.values()) else "does not hold") if real else "cannot be told here",
+         dice_ours),
     ]  # fmt: skip
     both = {"ibsr_unet2d", "ibsr_unet2d_4level"}
     if both <= set(scores["method"]):
         mean = scores.groupby(["method", "subject"])["dice"].mean().unstack("method")
         test = statistics.paired(mean[["ibsr_unet2d", "ibsr_unet2d_4level"]]).iloc[0]
         evidence = f"mean Dice five − four levels {test['difference']:+.4f} (n {test['n']}, Wilcoxon p {test['p']:.3f})"
-        verdict = "does not hold" if test["difference"] <= 0 or not test["p"] < 0.05 else "holds"
+        clear = real and test["p"] < 0.05
+        verdict = ("holds" if test["difference"] > 0 else "does not hold") if clear else "cannot be told here"
         rows.append(
             ("4.3", "five levels are better than four", verdict, evidence + "; its code made Table 1 with four")
         )
