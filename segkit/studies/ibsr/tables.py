@@ -107,7 +107,8 @@ def claims(scores: pd.DataFrame, network: str, *, source: str | None) -> pd.Data
         ("4.7.3, Table 1", "AVD is |truth − prediction| / truth", "does not hold" if same else "cannot be told here",
          "the three values of the report's own 2D U-Net column are 1 − Dice; corrected, ours are "
          + ", ".join(line(k, "AVD", "corrected") for k in LABELS)),
-        ("9", "CSF has the lowest Dice of the three", ("holds" if means["CSF"] == min(means.values()) else "does not hold") if real else "cannot be told here",
+        ("9", "CSF has the lowest Dice of the three", ("holds" if means["CSF"] == min(means.values()) else "does not hold")
+            if real else "cannot be told here",
          dice_ours),
     ]  # fmt: skip
     both = {"ibsr_unet2d", "ibsr_unet2d_4level"}
