@@ -48,7 +48,9 @@ def test_the_results_page_is_made_from_the_files_on_disk(tmp_path):
     report.save(table, tmp_path / "ibsr" / "quick" / "tables" / "three_columns_net", note="what it means")
     claims = pd.DataFrame({"claim": ["c"], "verdict": ["holds"]})
     report.save(claims, tmp_path / "ibsr" / "quick" / "tables" / "claims")
+    (tmp_path / "ibsr" / "quick" / "tables" / "recipes.csv").write_text("recipe,scored\nnet,2026-11-21\n")
     page = results.gather(tmp_path)
+    assert "held-out subjects so far: 1" in page
     report.save(table, tmp_path / "ibsr" / "quick" / "tables" / "three_columns_without_note")
     assert "without_note" in results.gather(tmp_path)
     assert "No table yet" in results.gather(tmp_path / "nowhere")

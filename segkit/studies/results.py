@@ -38,6 +38,9 @@ def gather(folder: Path) -> str:
                     note,
                     f"Source: `{path.relative_to(folder.parent).as_posix()}`",
                 ]
+            if (tables / "recipes.csv").is_file():
+                recipes = pd.read_csv(tables / "recipes.csv")
+                parts += [f"Recipes scored on the held-out subjects so far: {len(recipes)}", report.markdown(recipes)]
             if (tables / "claims.csv").is_file():
                 parts += ["### Claims of the report", report.markdown(pd.read_csv(tables / "claims.csv"))]
     if len(parts) == 1:
