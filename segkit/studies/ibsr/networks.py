@@ -69,10 +69,8 @@ def predict(model, image: Nifti1Image, *, spacing_mm: Sequence[float] = SPACING_
     ratio = np.array(volumes.spacing(work)) / np.array(spacing_mm)
     if ratio.max() > 1.2 or ratio.min() < 1 / 1.2:
         work = volumes.resample(work, spacing_mm=spacing_mm, kind="image")
-    brain = volumes.array(work) > 0
-    box = volumes.bounding_box(brain, margin=8)
-    values = normalise(work)[tuple(slice(start, start + n) for start, n in zip(*box, strict=True))]
-    cropped = volumes.like(values, volumes.crop(work, box[1], start=box[0]))
+    start, shape = volumes.bounding_box(volumes.array(work) > 0, margin=8)
+    cropped = volumes.crop(volumes.like(normalise(work), work), shape, start=start)
     found = inference.predict(model, cropped, axis=0, **settings)
     return volumes.resample(found, like=image, kind="label")
 
