@@ -4,7 +4,7 @@ A transform is a callable ``(image, label, rng) -> (image, label)`` on ``(x, y, 
 and integer labels without channel axis. Labels are moved with nearest neighbours, never blended.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import albumentations
 import cv2
@@ -54,23 +54,69 @@ def slices(
 
 
 def volumes(
-    *, flips: tuple[int, ...] = (0,), rotate: float = 10, scale: float = 0.1, gain: float = 0.1, noise: float = 0.0
+    *,
+    flips: tuple[int, ...] = (0,),
+    rotate: float | Sequence[float] = 10,
+    scale: float = 0.1,
+    gain: float = 0.1,
+    noise: float = 0.0,
+    gamma: float = 0.0,
+    shape: Sequence[int] | None = None,
+    shift: float = 0.0,
 ) -> Transform:
-    """The same for 3D patches ``(x, y, z, c)``: flips along ``flips``, one rotation and scaling, contrast and noise."""
+    """The same for 3D ``(x, y, z, c)``: flips along ``flips``, one affine map, contrast and noise.
+
+    Parameters
+    ----------
+    rotate : float or three
+        Largest angle in degrees, about each axis.
+    scale : float
+        Largest relative change of size, along each axis by itself.
+    gamma : float
+        Largest relative change of the exponent of intensities, between the image's own ends.
+    shape : three ints, optional
+        Cut a box of this shape out of the volume by the same affine map (one interpolation); default the volume's own shape.
+        What lies outside the volume repeats its edge, and is 0 in the label.
+    shift : float
+        Largest displacement of the box's centre in voxels, besides what the volume is larger than the box.
+
+    Notes
+    -----
+    An integer label is moved with nearest neighbours. A float label (the share of a coarse voxel that is foreground) is
+    interpolated like an image.
+    """  # fmt: skip
+    angles = np.broadcast_to(np.asarray(rotate, float), 3)
 
     def transform(image, label, rng):
         for axis in flips:
             if rng.random() < 0.5:
                 image, label = np.flip(image, axis), np.flip(label, axis)
-        if (rotate or scale) and rng.random() < 0.75:
-            matrix = _rotation(np.deg2rad(rng.uniform(-rotate, rotate, 3))) / rng.uniform(1 - scale, 1 + scale)
-            middle = (np.array(label.shape) - 1) / 2
-            place = {"matrix": matrix, "offset": middle - matrix @ middle, "mode": "nearest"}
-            channels = [ndimage.affine_transform(c, order=1, **place) for c in np.moveaxis(image, -1, 0)]
-            image, label = np.stack(channels, axis=-1), ndimage.affine_transform(label, order=0, **place)
+        size = np.array(label.shape if shape is None else shape)
+        moved = (angles.any() or scale) and rng.random() < 0.75
+        if moved or shift or shape is not None:
+            turn = _rotation(np.deg2rad(rng.uniform(-angles, angles))) if moved else np.eye(3)
+            matrix = turn / rng.uniform(1 - scale, 1 + scale, 3) if moved else turn
+            room = np.maximum(np.array(label.shape) - size, 0) / 2 * (shape is not None) + shift
+            middle = (np.array(label.shape) - 1) / 2 + rng.uniform(-room, room)
+            place = {"matrix": matrix, "offset": middle - matrix @ ((size - 1) / 2), "output_shape": tuple(size)}
+            channels = [
+                ndimage.affine_transform(c, order=1, mode="nearest", **place) for c in np.moveaxis(image, -1, 0)
+            ]
+            image = np.stack(channels, axis=-1)
+            soft = np.issubdtype(label.dtype, np.floating)
+            label = ndimage.affine_transform(
+                label, order=1 if soft else 0, mode="constant" if shape else "nearest", **place
+            )
+        if gamma:
+            low, high = float(image.min()), float(image.max())
+            unit = (image - low) / max(high - low, 1e-12)
+            image = low + (high - low) * unit ** rng.uniform(1 - gamma, 1 + gamma)
         return _intensities(np.ascontiguousarray(image), rng, gain, noise), np.ascontiguousarray(label)
 
-    transform.settings = {"flips": list(flips), "rotate": rotate, "scale": scale, "gain": gain, "noise": noise}
+    transform.settings = {
+        "flips": list(flips), "rotate": angles.tolist(), "scale": scale, "gain": gain, "noise": noise, "gamma": gamma,
+        "shape": None if shape is None else list(shape), "shift": shift,
+    }  # fmt: skip
     return transform
 
 

@@ -1,4 +1,4 @@
-"""Keras datasets that know their subjects: ready arrays, slices with neighbours, random patches.
+"""Keras datasets that know their subjects: ready arrays, slices with neighbours, random patches, whole volumes.
 
 Each is a ``keras.utils.PyDataset`` with ``subjects`` (a sorted tuple, compared by :func:`segkit.training.fit`),
 ``epoch`` (set by ``fit``) and ``describe()`` (what goes into the run's record). What a batch holds depends on seed,
@@ -211,6 +211,31 @@ class Patches(Samples):
 
     def _settings(self):
         return {"patch": list(self.patch), "foreground": self.foreground}
+
+
+class Volumes(Samples):
+    """Whole 3D volumes, one a sample; ``augment`` (:func:`segkit.augment.volumes` with ``shape``) cuts boxes of one shape.
+
+    Parameters
+    ----------
+    volumes : dict
+        Subject to ``(image, label)``: arrays (x, y, z) or (x, y, z, c), and (x, y, z): integers, or floats that say which
+        share of a coarse voxel is foreground.
+    steps : int, optional
+        Batches an epoch; default as many as see every volume once.
+    """
+
+    def __init__(self, volumes: Mapping[str, tuple[np.ndarray, np.ndarray]], **settings):
+        _check_pairs(volumes)
+        self.volumes, self.names = dict(volumes), sorted(volumes)
+        super().__init__(len(self.names), self.names, **settings)
+
+    def _sample(self, index, rng):
+        image, label = self.volumes[self.names[index]]
+        return image if image.ndim > label.ndim else image[..., None], label
+
+    def _contents(self):
+        return [part for subject in self.names for part in self.volumes[subject]]
 
 
 def _check_pairs(volumes: Mapping, patch: tuple[int, ...] | None = None) -> None:

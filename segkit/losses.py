@@ -193,11 +193,35 @@ class CrossEntropyDice(keras.losses.Loss):
         return super().get_config() | self.settings
 
 
+@keras.saving.register_keras_serializable("segkit")
+class GreyTargets(keras.losses.Loss):
+    """BCE on logits against targets of 0 and 255, for comparison with a report whose code did so; never for new work.
+
+    The loss max(x, 0) − 255 t x + log(1 + e^−|x|) has no lower bound: where t is 1 a logit x gains by growing for ever.
+
+    References
+    ----------
+    Left-atrium report's code (STUDIES 1b, 3).
+    """
+
+    def __init__(self, white=255.0, name="grey_bce", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.white = float(white)
+
+    def call(self, y_true, y_pred):
+        y_true, logits = _float32(y_true, y_pred)
+        return ops.maximum(logits, 0) - self.white * y_true * logits + ops.log1p(ops.exp(-ops.abs(logits)))
+
+    def get_config(self):
+        return super().get_config() | {"white": self.white}
+
+
 _BY_NAME = {
     "cross_entropy": keras.losses.CategoricalCrossentropy,
     "weighted_cross_entropy": WeightedCrossEntropy,
     "focal": keras.losses.CategoricalFocalCrossentropy,
     "bce_logits": lambda **settings: keras.losses.BinaryCrossentropy(from_logits=True, **settings),
+    "grey_bce": GreyTargets,
     "dice": Dice,
     "generalized_dice": GeneralizedDice,
     "tversky": Tversky,

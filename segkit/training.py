@@ -34,7 +34,7 @@ def fit(
     loss=None,
     epochs: int | None = None,
     minutes: float | None = None,
-    optimizer: str = "adam",
+    optimizer: str | dict = "adam",
     learning_rate: float = 1e-3,
     schedule: str = "constant",
     patience: int | None = None,
@@ -59,8 +59,8 @@ def fit(
     epochs, minutes
         Number of epochs, wall-clock budget, or both (whichever ends first). The schedule scales to them. A budget that
         ends within an epoch cuts that epoch, evaluates and saves it like any other.
-    optimizer : str
-        A Keras optimiser's name.
+    optimizer : str or dict
+        A Keras optimiser's name, or ``{"class_name": name, "config": {…}}`` with its further settings.
     schedule : {"constant", "cosine", "plateau"}
         Cosine falls to 1 % of ``learning_rate``; plateau multiplies by 0.2 after 5 epochs without improvement (at least 1 %).
     patience : int, optional
@@ -116,8 +116,10 @@ def fit(
     for leftover in run.glob(".writing-*"):  # of a process that was killed while it wrote
         leftover.unlink()
 
+    named = {"class_name": optimizer, "config": {}} if isinstance(optimizer, str) else optimizer
     model.compile(
-        optimizer=keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": learning_rate}}), loss=loss
+        optimizer=keras.optimizers.get(named | {"config": named["config"] | {"learning_rate": learning_rate}}),
+        loss=loss,
     )
     model.optimizer.build(model.trainable_variables)
     keeper = _Keeper(run, train, record, lines=verbose == 2)

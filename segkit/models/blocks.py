@@ -17,12 +17,16 @@ class MonteCarloDropout(layers.Dropout):
         return super().call(inputs, training=True)
 
 
-def conv(x, filters: int, kernel: int = 3, *, activation="relu", bias=True, normalization=False, name=None):
-    """Convolution, then batch normalisation where asked, then the activation."""
+def conv(x, filters: int, kernel: int = 3, *, activation="relu", bias=True, normalization=None, name=None):
+    """Convolution, then normalisation ("batch" or "instance") where asked, then the activation."""
     layer = {2: layers.Conv2D, 3: layers.Conv3D}[_rank(x)]
     x = layer(filters, kernel, padding="same", use_bias=bias, kernel_initializer="he_normal", name=name)(x)
-    if normalization:
+    if normalization == "instance":  # one group a channel: the statistics of this very sample, also at inference
+        x = layers.GroupNormalization(-1, name=name and f"{name}_in")(x)
+    elif normalization == "batch":
         x = layers.BatchNormalization(name=name and f"{name}_bn")(x)
+    elif normalization:
+        raise ValueError(f'normalization must be "batch", "instance" or None, not {normalization!r}')
     return layers.Activation(activation, name=name and f"{name}_{activation}")(x) if activation else x
 
 

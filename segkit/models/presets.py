@@ -14,15 +14,20 @@ _QSM = {
     "dropout": (0.1, 0.1, 0.2, 0.2, 0.3, 0.2, 0.2, 0.1, 0.1),
     "dropout_between": True,
 }
+_ATRIUM = {
+    "classes": 1, "convs": 2, "bias": False, "normalization": "batch", "upsampling": "transpose", "head": None,
+}  # fmt: skip
 _PRESETS = {
     "ibsr_unet2d": (unet, _IBSR | {"filters": (32, 64, 128, 256, 512)}),
     "ibsr_unet2d_4level": (unet, _IBSR | {"filters": (32, 64, 128, 256)}),
     "ibsr_unet3d": (unet, _IBSR | {"filters": (32, 64, 128, 256, 512), "input_shape": (None, None, None, 1)}),
     "qsm_unet3d": (unet, _QSM | {"filters": (16, 32, 64, 128, 256)}),
     "qsm_unet3d_base32": (unet, _QSM | {"filters": (32, 64, 128, 256, 512)}),
-    "atrium_unet": (unet, {
-        "filters": (64, 128, 256, 512, 1024), "classes": 1, "convs": 2, "bias": False, "normalization": True,
-        "upsampling": "transpose", "head": None,
+    "atrium_unet": (unet, _ATRIUM | {"filters": (64, 128, 256, 512, 1024)}),
+    "atrium_unet_slim": (unet, _ATRIUM | {"filters": (16, 32, 64, 128, 256)}),  # ours: a quarter of the width
+    # ours: whole volumes, normalised each by itself since a batch holds one of them
+    "atrium_unet3d": (unet, _ATRIUM | {
+        "filters": (12, 24, 48, 96), "input_shape": (None, None, None, 1), "normalization": "instance", "head": "sigmoid",
     }),
 }  # fmt: skip
 

@@ -15,7 +15,7 @@ def unet(
     filters: Sequence[int] = (32, 64, 128, 256),
     convs: int = 1,
     bias: bool = True,
-    normalization: bool = False,
+    normalization: str | None = None,
     upsampling: str = "nearest",
     dropout: float | Sequence[float] = 0.0,
     dropout_between: bool = False,
@@ -37,7 +37,7 @@ def unet(
     convs : int
         3 × 3 (× 3) convolutions a level.
     bias, normalization
-        Biases of these convolutions; batch normalisation after each.
+        Biases of these convolutions; normalisation after each: "batch", "instance" (for batches of one or two) or None.
     upsampling : {"nearest", "transpose", "linear"}
     dropout : float or sequence
         Rate after each level, or one a level (2 · levels − 1 of them, downwards, then upwards).

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segkit import files
 
-STUDIES = ("ibsr",)
+STUDIES = ("atrium", "ibsr")
 MARK = "phantom.json"
 
 

@@ -1,9 +1,4 @@
-"""Figures. Each function returns a matplotlib Figure and shows nothing by itself.
-
-Functions that draw voxels take ``source``, the one switch for what may be seen: "phantom" marks the figure so, "real"
-draws a card of text in place of the picture (the terms of the data allow none), None draws without remark (your own
-scans on your own machine).
-"""
+"""Matplotlib figures."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -19,6 +14,7 @@ from segkit import files, volumes
 
 # Okabe and Ito's colours, told apart by colour-blind readers
 COLOURS = ("#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")  # lines and dots
+TRUTH, FOUND = "#E69F00", "#56B4E9"  # contours of truth and prediction, told apart by colour-blind readers
 LABELS = ("#D55E00", "#56B4E9", "#F0E442", "#009E73", "#CC79A7", "#0072B2", "#E69F00")  # label 1, 2, …, over grey
 
 
@@ -158,6 +154,82 @@ def by_subject(scores: pd.DataFrame, column: str, *, ylabel: str, title: str = "
     ax.set_ylabel(ylabel + (f" ({left_out} undefined left out)" if left_out else ""))
     ax.grid(axis="y", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=min(3, len(methods)), frameon=False, fontsize=8)
+    return _headed(figure, title, "phantom" if source == "phantom" else None)
+
+
+def contours(
+    image: np.ndarray,
+    truth: np.ndarray | None,
+    prediction: np.ndarray,
+    *,
+    source: str | None,
+    title: str = "",
+    columns: int = 8,
+    axis: int = 2,
+    aspect: float = 1.0,
+    slices: Sequence[int] | None = None,
+) -> Figure:
+    """Every slice of a volume with the outlines of truth (orange) and prediction (blue) over it.
+
+    Parameters
+    ----------
+    image, truth, prediction : arrays (x, y, z)
+        ``truth`` may be None.
+    slices : ints, optional
+        Default: those that hold one of the masks, and one more at each end.
+    """
+    if source == "real":
+        return _card(title or "contours")
+    image, found = np.moveaxis(image, axis, 0), np.moveaxis(prediction, axis, 0) != 0
+    true = np.zeros(found.shape, bool) if truth is None else np.moveaxis(truth, axis, 0) != 0
+    if slices is None:
+        hit = np.flatnonzero((found | true).any(axis=(1, 2)))
+        slices = range(max(0, hit[0] - 1), min(len(image), hit[-1] + 2)) if hit.size else range(len(image))
+    slices = list(slices)
+    columns = min(columns, len(slices))
+    rows = -(-len(slices) // columns)
+    figure = Figure(
+        figsize=(1.5 * columns, 1.5 * rows * aspect * image.shape[2] / image.shape[1] + 0.5), layout="constrained"
+    )
+    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    vmax = float(np.percentile(image, 99.8))
+    for ax in axes[len(slices) :]:
+        ax.remove()
+    for ax, k in zip(axes, slices, strict=False):
+        _draw(ax, image[k], None, aspect, vmax)
+        for mask, colour in ((true[k], TRUTH), (found[k], FOUND)):
+            if mask.any():
+                ax.contour(mask.T, [0.5], colors=colour, linewidths=0.8)
+        ax.text(0.03, 0.97, str(k), transform=ax.transAxes, color="white", fontsize=6, va="top")
+    handles = [axes[0].plot([], [], color=c, label=n)[0] for n, c in (("truth", TRUTH), ("prediction", FOUND))]
+    figure.legend(handles=handles[truth is None :], loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return _headed(figure, title, source)
+
+
+def agreement(
+    truth: Sequence[float], found: Sequence[float], *, unit: str, title: str = "", source: str | None = None
+) -> Figure:
+    """Bland–Altman: difference found − truth against their mean, with bias and limits of agreement (± 1.96 sd).
+
+    References
+    ----------
+    Bland and Altman, Lancet 327 (1986) 307.
+    """
+    truth, found = np.asarray(truth, float), np.asarray(found, float)
+    middle, difference = (truth + found) / 2, found - truth
+    bias, sd = difference.mean(), difference.std(ddof=1) if len(difference) > 1 else 0.0
+    figure = Figure(figsize=(6.2, 3.6), layout="constrained")
+    ax = figure.subplots()
+    ax.plot(middle, difference, "o", color=COLOURS[1])
+    for value, style, name in ((bias, "-", "bias"), (bias - 1.96 * sd, "--", "limits"), (bias + 1.96 * sd, "--", None)):
+        ax.axhline(value, ls=style, color=COLOURS[0], lw=1, label=None if name is None else f"{name}")
+        ax.annotate(
+            f"{value:+.1f}", (1, value), xycoords=("axes fraction", "data"), fontsize=8, va="bottom", ha="right"
+        )
+    ax.axhline(0, color="0.6", lw=0.8)
+    ax.set(xlabel=f"mean of truth and prediction ({unit})", ylabel=f"prediction − truth ({unit})")
+    ax.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return _headed(figure, title, "phantom" if source == "phantom" else None)
 
 
