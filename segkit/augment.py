@@ -62,7 +62,7 @@ def volumes(
     noise: float = 0.0,
     gamma: float = 0.0,
     shape: Sequence[int] | None = None,
-    shift: float = 0.0,
+    shift: float | None = None,
 ) -> Transform:
     """The same for 3D ``(x, y, z, c)``: flips along ``flips``, one affine map, contrast and noise.
 
@@ -77,8 +77,9 @@ def volumes(
     shape : three ints, optional
         Cut a box of this shape out of the volume by the same affine map (one interpolation); default the volume's own shape.
         What lies outside the volume repeats its edge, and is 0 in the label.
-    shift : float
-        Largest displacement of the box's centre in voxels, besides what the volume is larger than the box.
+    shift : float or None
+        With ``shape``: the box lies anywhere in the volume, and up to so many voxels beyond. None: in the middle, to a whole
+        voxel.
 
     Notes
     -----
@@ -93,11 +94,14 @@ def volumes(
                 image, label = np.flip(image, axis), np.flip(label, axis)
         size = np.array(label.shape if shape is None else shape)
         moved = (angles.any() or scale) and rng.random() < 0.75
-        if moved or shift or shape is not None:
+        if moved or shape is not None:
             turn = _rotation(np.deg2rad(rng.uniform(-angles, angles))) if moved else np.eye(3)
             matrix = turn / rng.uniform(1 - scale, 1 + scale, 3) if moved else turn
-            room = np.maximum(np.array(label.shape) - size, 0) / 2 * (shape is not None) + shift
-            middle = (np.array(label.shape) - 1) / 2 + rng.uniform(-room, room)
+            spare = np.array(label.shape) - size
+            middle = (size - 1) / 2 + spare // 2
+            if shift is not None:
+                room = np.maximum(spare, 0) / 2 + shift
+                middle = (np.array(label.shape) - 1) / 2 + rng.uniform(-room, room)
             place = {"matrix": matrix, "offset": middle - matrix @ ((size - 1) / 2), "output_shape": tuple(size)}
             channels = [
                 ndimage.affine_transform(c, order=1, mode="nearest", **place) for c in np.moveaxis(image, -1, 0)

@@ -177,3 +177,47 @@ def test_without_any_change_augmentation_is_the_identity(rng):
     out = augment.slices(flips=(), rotate=0, scale=0, gain=0)(image, label, rng)
     np.testing.assert_array_equal(out[0], image)
     np.testing.assert_array_equal(out[1], label)
+
+
+def test_volumes_of_any_size_give_boxes_of_one_shape(rng):
+    v = {
+        k: (rng.normal(size=n).astype("f"), (rng.random(n) > 0.5).astype("f"))
+        for k, n in (("a", (9, 8, 7)), ("b", (6, 12, 7)))
+    }
+    d = data.Volumes(v, classes=1, batch_size=2, steps=3, augment=augment.volumes(shape=(8, 8, 8), shift=1))
+    x, y = d[0]
+    assert x.shape == y.shape == (2, 8, 8, 8, 1)
+    assert d.subjects == ("a", "b")
+    assert len(d) == 3
+    again = data.Volumes(v, classes=1, batch_size=2, steps=3, augment=augment.volumes(shape=(8, 8, 8), shift=1))
+    np.testing.assert_array_equal(again[2][0], d[2][0])
+    assert d.describe() == again.describe()
+    assert d.describe()["augment"]["shape"] == [8, 8, 8]
+    whole, label = data.Volumes({"a": v["a"]}, classes=1, batch_size=1, shuffle=False)[0]
+    np.testing.assert_array_equal(whole[0, ..., 0], v["a"][0])
+    np.testing.assert_array_equal(label[0, ..., 0], v["a"][1])
+
+
+def test_a_box_without_any_change_is_the_middle_of_the_volume(rng):
+    image, label = rng.normal(size=(9, 8, 7, 1)).astype("f"), rng.integers(0, 2, (9, 8, 7)).astype("u1")
+    still = augment.volumes(flips=(), rotate=0, scale=0, gain=0, shape=(5, 8, 11))
+    box, mask = still(image, label, rng)
+    assert box.shape == (5, 8, 11, 1)
+    # 2 voxels cut off at each end of the first axis, 2 added at each end of the last: the edge repeats, the label is 0
+    np.testing.assert_allclose(box[:, :, 2:9], image[2:7], atol=1e-6)
+    np.testing.assert_array_equal(mask[:, :, 2:9], label[2:7])
+    assert mask[..., :2].max() == mask[..., 9:].max() == 0
+    np.testing.assert_allclose(box[:, :, 0], image[2:7, :, 0], atol=1e-6)
+    odd, _ = augment.volumes(flips=(), rotate=0, scale=0, gain=0, shape=(6, 8, 7))(image, label, rng)
+    np.testing.assert_allclose(odd, image[1:7], atol=1e-6)  # to a whole voxel: nothing is smoothed
+    moved = augment.volumes(flips=(), rotate=0, scale=0, gain=0, shape=(5, 8, 7), shift=0)
+    places = {round(float(moved(image, label, np.random.default_rng(k))[0][0, 0, 0, 0]), 5) for k in range(8)}
+    assert len(places) == 8
+
+
+def test_soft_labels_are_interpolated_and_keep_their_range(rng):
+    share = np.clip(rng.normal(0.5, 0.4, (10, 10, 10)), 0, 1).astype("f")
+    move = augment.volumes(flips=(), rotate=20, scale=0.2, gain=0.1, gamma=0.3, shape=(10, 10, 10))
+    seen = [move(share[..., None], share, np.random.default_rng(s)) for s in range(10)]
+    assert all(y.min() >= 0 and y.max() <= 1 and np.isfinite(x).all() for x, y in seen)
+    assert any(len(np.setdiff1d(y, share)) for _, y in seen)

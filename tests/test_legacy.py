@@ -53,3 +53,73 @@ def test_ibsr_score_has_a_row_a_label():
     out = legacy.ibsr_score(2 * t, 2 * p, {"CSF": 1, "GM": 2})
     assert out.loc["GM"].round(6).tolist() == [round(8 / 17, 6), 6.0, round(9 / 17, 6)]
     assert out.loc["CSF"].isna().all()
+
+
+# -- left atrium: each rule on slices small enough for a pencil
+
+
+def test_atrium_grey_stretches_each_slice_by_itself():
+    slices = np.zeros((2, 2, 3))
+    slices[..., 0] = [[0, 1], [2, 4]]  # floor(256 x / 4), 256 becomes 255
+    slices[..., 1] = [[-8, -6], [-7, -8]]  # logits of a slice without atrium: the least negative becomes white
+    slices[..., 2] = 7  # constant
+    grey = legacy.atrium_grey(slices)
+    assert grey.dtype == np.uint8
+    assert grey[..., 0].tolist() == [[0, 64], [128, 255]]
+    assert grey[..., 1].tolist() == [[0, 255], [128, 0]]
+    assert grey[..., 2].tolist() == [[0, 0], [0, 0]]
+
+
+def test_atrium_jpeg_leaves_ringing():
+    mask = np.zeros((32, 32, 1))
+    mask[10:21, 9:20] = 1
+    plain, ringing = legacy.atrium_grey(mask), legacy.atrium_grey(mask, jpeg=True)
+    assert set(np.unique(plain)) == {0, 255}
+    assert len(np.unique(ringing)) > 2
+    assert (legacy.atrium_grey(mask, jpeg=True) == ringing).all()
+
+
+def test_atrium_blank_rule_by_the_mean_of_320_squared():
+    prediction = np.zeros((320, 320, 2), np.uint8)
+    prediction.reshape(-1, 2)[:1807, 0] = 255  # mean 4.49985, as STUDIES has it
+    prediction.reshape(-1, 2)[:1808, 1] = 255  # mean 4.50234
+    found, _ = legacy.atrium_enhance(prediction, np.zeros_like(prediction), closing=False)
+    assert (found[..., 0] == 255).sum() == 1807
+    assert found[..., 1].max() == 0
+    kept, _ = legacy.atrium_enhance(prediction, np.zeros_like(prediction), blank=False, closing=False)
+    assert (kept[..., 1] == 255).sum() == 1808
+
+
+def test_atrium_thresholds_are_77_and_200():
+    prediction, truth = np.zeros((320, 320, 1), np.uint8), np.zeros((320, 320, 1), np.uint8)
+    prediction[0, :3, 0] = 77, 78, 255
+    truth[0, :3, 0] = 200, 201, 255
+    found, true = legacy.atrium_enhance(prediction, truth, closing=False)
+    assert found[0, :3, 0].tolist() == [0, 255, 255]
+    assert true[0, :3, 0].tolist() == [0, 255, 255]
+
+
+def test_atrium_closing_alters_the_truth_as_well():
+    prediction, truth = np.zeros((320, 320, 1), np.uint8), np.zeros((320, 320, 1), np.uint8)
+    prediction[100:120, 100:120] = truth[100:120, 100:120] = 255
+    prediction[108:112, 108:112] = 0  # a hole of 4 x 4, which a box of 5 closes
+    truth[105:111, 105:111] = 0  # one of 6 x 6, which it does not
+    truth[100:120, 121] = 255  # a line one pixel apart: the gap is closed
+    found, true = legacy.atrium_enhance(prediction, truth)
+    assert found[108:112, 108:112].min() == 255
+    assert true[105:111, 105:111].max() == 0
+    assert true[100:120, 120].min() == 255
+
+
+def test_atrium_slice_dice_by_hand():
+    prediction, truth = np.zeros((2, 2, 4), np.uint8), np.zeros((2, 2, 4), np.uint8)
+    prediction[..., 0], truth[..., 0] = [[255, 255], [0, 0]], [[255, 0], [0, 0]]  # 2 · 255 / (510 + 255) = 2 / 3
+    truth[0, 0, 1] = 255  # missed
+    prediction[0, 0, 2] = 255  # invented; slice 3 is empty in both
+    assert legacy.atrium_slice_dice(prediction, truth) == pytest.approx([2 / 3, 0, 0, 1])
+    prediction[0, 0, 0] = 51  # grey levels count as weights before the threshold: 2 · 51 / (51 + 255 + 255)
+    assert legacy.atrium_slice_dice(prediction, truth)[0] == pytest.approx(102 / 561)
+
+
+def test_atrium_volume_counts_greys_above_240():
+    assert legacy.atrium_volume_mm3(np.array([[240, 241], [255, 0]])) == 2

@@ -76,3 +76,133 @@ def test_undefined_scores_are_counted_not_drawn():
 def test_histograms_have_an_axis_a_group():
     groups = {"one": {"a": np.arange(100.0)}, "two": {"a": np.arange(100.0) ** 2}}
     assert len(plots.histograms(groups, xlabels=("x", "y")).axes) == 2
+
+
+# -- outlines, videos, surfaces: all without a display
+
+
+@pytest.fixture
+def ball():
+    grids = np.ogrid[:24, :24, :24]
+    array = (sum((g - 11.5) ** 2 for g in grids) < 64).astype(np.uint8)
+    affine = np.diag([2.0, 2, 3, 1])
+    affine[:3, 3] = 5, -7, 11
+    return nib.Nifti1Image(array, affine)
+
+
+def test_contours_show_each_slice_that_holds_a_mask(ball, rng):
+    mask = np.asarray(ball.dataobj)
+    scan = rng.uniform(0, 1, mask.shape)
+    figure = plots.contours(scan, mask, mask, source="phantom", title="t")
+    held = int(mask.any(axis=(0, 1)).sum())
+    assert len(figure.axes) == held + 2
+    assert drawn(plots.contours(scan, mask, mask, source="real")) == 0
+    assert len(plots.contours(scan, None, 0 * mask, source=None).axes) == 24
+
+
+def test_agreement_marks_bias_and_limits():
+    figure = plots.agreement([10, 20, 30], [12, 21, 33], unit="ml")
+    heights = sorted(line.get_ydata()[0] for line in figure.axes[0].lines[1:4])
+    assert heights == pytest.approx([2 - 1.96, 2, 2 + 1.96])  # differences 2, 1, 3: mean 2, sd 1
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
+def test_video_frames_decode_at_the_size_asked_for(ball, rng, tmp_path, suffix):
+    import imageio.v3 as iio
+
+    mask = np.asarray(ball.dataobj)
+    frames = plots.frames(rng.uniform(0, 1, mask.shape), mask, mask, size=(160, 120), source="phantom", aspect=1.5)
+    assert frames.shape == (24, 120, 160, 3)
+    path = plots.video(frames, tmp_path / f"a{suffix}", fps=10)
+    read = iio.imread(path, plugin="FFMPEG") if suffix == ".mp4" else iio.imread(path, index=None)
+    assert read.shape == (24, 120, 160, 3)
+    if suffix == ".mp4":
+        assert iio.immeta(path, plugin="FFMPEG")["fps"] == 10
+    assert np.abs(read[11].astype(int) - frames[11]).mean() < 12  # the very picture, but for the codec's loss
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_outlines_lie_where_the_mask_is():
+    scan, mask = np.zeros((40, 20, 1)), np.zeros((40, 20, 1), np.uint8)
+    mask[30:, 15:] = 1  # right and up, as the first axis runs to the right and the second up
+    frame = plots.frames(scan, None, mask, size=(400, 200))[0]
+    rows, columns = np.nonzero(frame[:180].std(axis=-1) > 20)
+    assert columns.min() == pytest.approx(300, abs=2)
+    assert rows.max() == pytest.approx(50, abs=2)
+
+
+def test_without_ffmpeg_a_gif_is_written(rng, tmp_path, monkeypatch):
+    monkeypatch.setattr("segkit.plots.videos.has_ffmpeg", lambda: False)
+    path = plots.video(rng.integers(0, 255, (3, 10, 12, 3)), tmp_path / "a.mp4")
+    assert path.name == "a.gif"
+    assert path.read_bytes().startswith(b"GIF8")
+
+
+def test_video_refuses(tmp_path, rng):
+    with pytest.raises(ValueError, match=r"frames must be of shape \(n, height, width, 3\)"):
+        plots.video(np.zeros((4, 5, 6)), tmp_path / "a.mp4")
+    with pytest.raises(ValueError, match="a video is .mp4 or .gif"):
+        plots.video(np.zeros((1, 4, 4, 3)), tmp_path / "a.avi")
+    with pytest.raises(ValueError, match="no picture of a real subject"):
+        plots.frames(np.zeros((4, 4, 4)), None, np.zeros((4, 4, 4)), source="real")
+    odd = plots.video(rng.integers(0, 255, (2, 11, 13, 3)), tmp_path / "odd.mp4")
+    assert odd.is_file()
+
+
+def test_mesh_lies_on_the_mask_in_mm(ball):
+    vertices, triangles = plots.mesh(ball, faces=1500, smooth_mm=0.5)
+    assert len(triangles) <= 1500
+    assert triangles.max() < len(vertices)
+    centre = 11.5 * np.array([2, 2, 3]) + (5, -7, 11)
+    assert vertices.mean(axis=0) == pytest.approx(centre, abs=0.7)
+    radius = np.linalg.norm((vertices - centre) / (2, 2, 3), axis=1)
+    assert radius.mean() == pytest.approx(8, abs=0.6)
+    fine, _ = plots.mesh(ball, faces=10**6)
+    assert len(fine) > len(vertices)
+
+
+def test_mesh_of_an_empty_mask(ball):
+    with pytest.raises(ValueError, match="the mask is empty and has no surface"):
+        plots.mesh(nib.Nifti1Image(0 * np.asarray(ball.dataobj), ball.affine))
+
+
+def test_surface_and_points_and_their_html(ball, tmp_path):
+    empty = nib.Nifti1Image(0 * np.asarray(ball.dataobj), ball.affine)
+    figure = plots.surface({"truth": ball, "prediction": empty}, source="phantom", title="t", faces=800)
+    assert [trace.type for trace in figure.data] == ["mesh3d"]
+    assert figure.layout.title.text == "t (prediction empty) · phantom"
+    cloud = plots.points({"truth": ball, "prediction": ball}, source="phantom", count=200)
+    assert [len(trace.x) for trace in cloud.data] == [200, 200]
+    path = plots.write_html(figure, tmp_path / "a.html")
+    page = path.read_text(encoding="utf-8")
+    assert "Plotly.newPlot" in page
+    assert '<script src="http' not in page.replace("'", '"')  # nothing is fetched
+    assert not plots.surface({"truth": ball}, source="real").data
+    assert len(plots.surface_still({"truth": ball}, source="phantom").axes) == 2
+    assert drawn(plots.surface_still({"truth": ball}, source="real")) == 0
+
+
+def test_3d_output_does_not_hold_the_library(ball, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data))
+    plots.show_3d(plots.surface({"truth": ball}, source="phantom", faces=800))
+    assert list(shown[0]) == ["application/vnd.plotly.v1+json"]
+    assert len(str(shown[0])) < 200_000
+
+
+def test_threshold_explorer_follows_its_sliders(ball):
+    mask = np.asarray(ball.dataobj)
+    soft = np.clip(mask * 0.8 + 0.1, 0, 1)
+    box = plots.threshold_explorer(mask * 100.0, mask, soft, source="phantom")
+    sliders, picture = box.children[0].children, box.children[1]
+    first = bytes(picture.value)
+    assert first.startswith(b"\x89PNG")
+    sliders[1].value = 0.95  # above every probability
+    second = bytes(picture.value)
+    assert second != first
+    sliders[0].value = 0
+    assert bytes(picture.value) != second
+    figure = plots.thresholds(mask[..., 11] * 100.0, mask[..., 11], soft[..., 11], source="phantom", at=(0.5,))
+    assert len(figure.axes) == 4
+    assert "Dice 1.000" in texts(figure)
+    assert drawn(plots.thresholds(mask[..., 11], mask[..., 11], soft[..., 11], source="real")) == 0

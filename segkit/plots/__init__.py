@@ -18,8 +18,8 @@ from segkit.plots.figures import (
     save,
     three_planes,
 )
-from segkit.plots.surface import mesh, points, show_3d, surface, surface_still, write_html
-from segkit.plots.video import frames, video
+from segkit.plots.surfaces import mesh, points, show_3d, surface, surface_still, write_html
+from segkit.plots.videos import frames, video
 
 __all__ = [
     "COLOURS", "LABELS", "agreement", "by_subject", "contours", "curves", "frames", "histograms", "mesh", "panels", "points",
