@@ -58,25 +58,40 @@ def volumes(
     flips: tuple[int, ...] = (0,),
     rotate: float | Sequence[float] = 10,
     scale: float = 0.1,
+    stretch: float = 0.0,
+    shear: float = 0.0,
+    bend: float = 0.0,
     gain: float = 0.1,
-    noise: float = 0.0,
     gamma: float = 0.0,
+    noise: float = 0.0,
+    blur: float = 0.0,
+    shade: float = 0.0,
     shape: Sequence[int] | None = None,
     shift: float | None = None,
 ) -> Transform:
-    """The same for 3D ``(x, y, z, c)``: flips along ``flips``, one affine map, contrast and noise.
+    """The same for 3D ``(x, y, z, c)``: flips along ``flips``, one map of space, other intensities.
 
     Parameters
     ----------
     rotate : float or three
-        Largest angle in degrees, about each axis.
-    scale : float
-        Largest relative change of size, along each axis by itself.
+        Largest angle in degrees, about each axis. The affine map is applied to three volumes in four.
+    scale, stretch : float
+        Largest relative change of size, of the whole and along each axis by itself.
+    shear : float
+        Largest shift along one axis for each voxel along another.
+    bend : float
+        Standard deviation in voxels of a displacement that changes over some 16 voxels; applied to three in ten.
+    gain : float
+        Largest relative change of contrast, and of brightness in units of the image's own scale.
     gamma : float
-        Largest relative change of the exponent of intensities, between the image's own ends.
+        Largest relative change of the exponent of intensities, between the image's own ends; three in ten.
+    noise, blur : float
+        Largest standard deviation of added Gaussian noise, and of smoothing in voxels; three in ten.
+    shade : float
+        Log standard deviation of a smooth factor over the volume; three in ten.
     shape : three ints, optional
-        Cut a box of this shape out of the volume by the same affine map (one interpolation); default the volume's own shape.
-        What lies outside the volume repeats its edge, and is 0 in the label.
+        Cut a box of this shape out of the volume by the same map (one interpolation); default the volume's own shape. What lies
+        outside the volume repeats its edge, and is 0 in the label.
     shift : float or None
         With ``shape``: the box lies anywhere in the volume, and up to so many voxels beyond. None: in the middle, to a whole
         voxel.
@@ -93,35 +108,62 @@ def volumes(
             if rng.random() < 0.5:
                 image, label = np.flip(image, axis), np.flip(label, axis)
         size = np.array(label.shape if shape is None else shape)
-        moved = (angles.any() or scale) and rng.random() < 0.75
-        if moved or shape is not None:
-            turn = _rotation(np.deg2rad(rng.uniform(-angles, angles))) if moved else np.eye(3)
-            matrix = turn / rng.uniform(1 - scale, 1 + scale, 3) if moved else turn
-            spare = np.array(label.shape) - size
-            middle = (size - 1) / 2 + spare // 2
-            if shift is not None:
-                room = np.maximum(spare, 0) / 2 + shift
-                middle = (np.array(label.shape) - 1) / 2 + rng.uniform(-room, room)
-            place = {"matrix": matrix, "offset": middle - matrix @ ((size - 1) / 2), "output_shape": tuple(size)}
-            channels = [
-                ndimage.affine_transform(c, order=1, mode="nearest", **place) for c in np.moveaxis(image, -1, 0)
-            ]
-            image = np.stack(channels, axis=-1)
+        matrix = _affine(rng, angles, scale, stretch, shear) if rng.random() < 0.75 else np.eye(3)
+        spare = np.array(label.shape) - size
+        middle = (size - 1) / 2 + spare // 2
+        if shape is not None and shift is not None:
+            room = np.maximum(spare, 0) / 2 + shift
+            middle = (np.array(label.shape) - 1) / 2 + rng.uniform(-room, room)
+        field = rng.normal(0, bend, (3, *(-(-size // 16)))) if bend and rng.random() < 0.3 else None
+        if shape is not None or field is not None or not np.array_equal(matrix, np.eye(3)):
             soft = np.issubdtype(label.dtype, np.floating)
-            label = ndimage.affine_transform(
-                label, order=1 if soft else 0, mode="constant" if shape else "nearest", **place
-            )
-        if gamma:
+            outside = "nearest" if shape is None else "constant"
+            move = _mover(matrix, middle - matrix @ ((size - 1) / 2), tuple(size), field)
+            image = np.stack([move(c, 1, "nearest") for c in np.moveaxis(image, -1, 0)], axis=-1)
+            label = move(label, 1 if soft else 0, outside)
+        if blur and rng.random() < 0.3:
+            sd = rng.uniform(0, blur)
+            image = ndimage.gaussian_filter(image, (sd, sd, sd, 0))
+        if shade and rng.random() < 0.3:
+            image = image * np.exp(_spread(rng.normal(0, shade, (3, 3, 3)), image.shape[:3]))[..., None]
+        if gamma and rng.random() < 0.3:
             low, high = float(image.min()), float(image.max())
             unit = (image - low) / max(high - low, 1e-12)
             image = low + (high - low) * unit ** rng.uniform(1 - gamma, 1 + gamma)
-        return _intensities(np.ascontiguousarray(image), rng, gain, noise), np.ascontiguousarray(label)
+        image = _intensities(np.ascontiguousarray(image), rng, gain, noise if rng.random() < 0.3 or not shape else 0.0)
+        return image, np.ascontiguousarray(label)
 
     transform.settings = {
-        "flips": list(flips), "rotate": angles.tolist(), "scale": scale, "gain": gain, "noise": noise, "gamma": gamma,
-        "shape": None if shape is None else list(shape), "shift": shift,
+        "flips": list(flips), "rotate": angles.tolist(), "scale": scale, "stretch": stretch, "shear": shear, "bend": bend, "gain": gain,
+        "gamma": gamma, "noise": noise, "blur": blur, "shade": shade, "shape": None if shape is None else list(shape), "shift": shift,
     }  # fmt: skip
     return transform
+
+
+def _affine(rng: np.random.Generator, angles, scale: float, stretch: float, shear: float) -> np.ndarray:
+    """Matrix from the output's voxels to the input's, about their middles."""
+    size = rng.uniform(1 - scale, 1 + scale) * rng.uniform(1 - stretch, 1 + stretch, 3)
+    slide = np.eye(3) + rng.uniform(-shear, shear, (3, 3)) * (1 - np.eye(3))
+    return _rotation(np.deg2rad(rng.uniform(-angles, angles))) / size @ slide
+
+
+def _mover(matrix: np.ndarray, offset: np.ndarray, size: tuple[int, ...], field: np.ndarray | None):
+    """``move(array, order, mode)``: the affine map, after a displacement where there is a ``field`` (3, coarse grid)."""
+    if field is None:
+        return lambda array, order, mode: ndimage.affine_transform(
+            array, matrix, offset, output_shape=size, order=order, mode=mode
+        )
+    voxels = np.indices(size, dtype=np.float32) + np.stack([_spread(f, size) for f in field])
+    where = np.tensordot(matrix.astype(np.float32), voxels, 1) + offset.astype(np.float32)[:, None, None, None]
+    return lambda array, order, mode: ndimage.map_coordinates(array, where, order=order, mode=mode)
+
+
+def _spread(coarse: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """A coarse grid stretched over ``shape``, linearly between its corners."""
+    steps = [(n - 1) / max(m - 1, 1) for n, m in zip(coarse.shape, shape, strict=True)]
+    return ndimage.affine_transform(
+        coarse.astype(np.float32), steps, output_shape=tuple(shape), order=1, mode="nearest"
+    )
 
 
 def _intensities(image, rng, gain: float, noise: float):

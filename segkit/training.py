@@ -37,6 +37,7 @@ def fit(
     optimizer: str | dict = "adam",
     learning_rate: float = 1e-3,
     schedule: str = "constant",
+    ema: float | None = None,
     patience: int | None = None,
     monitor: str | None = None,
     seed: int = 0,
@@ -63,6 +64,9 @@ def fit(
         A Keras optimiser's name, or ``{"class_name": name, "config": {…}}`` with its further settings.
     schedule : {"constant", "cosine", "plateau"}
         Cosine falls to 1 % of ``learning_rate``; plateau multiplies by 0.2 after 5 epochs without improvement (at least 1 %).
+    ema : float, optional
+        Keep an exponential moving average of the weights with this momentum (such as 0.99); it is what is validated and kept as
+        the best state. ``last.keras`` holds the raw weights and the average, so an interrupted run goes on with both.
     patience : int, optional
         Stop after so many epochs without improvement.
     monitor : str, optional
@@ -109,6 +113,7 @@ def fit(
         "loss": keras.saving.serialize_keras_object(loss),
         "epochs": epochs, "minutes": minutes, "optimizer": optimizer, "learning_rate": learning_rate,
         "schedule": schedule, "patience": patience, "monitor": monitor, "seed": seed, "allow_leakage": allow_leakage,
+        **({} if ema is None else {"ema": ema}),
         "train": _describe(train), "validation": _describe(validation), **(settings or {}),
     }  # fmt: skip
     record = json.loads(json.dumps(record))
@@ -117,10 +122,9 @@ def fit(
         leftover.unlink()
 
     named = {"class_name": optimizer, "config": {}} if isinstance(optimizer, str) else optimizer
-    model.compile(
-        optimizer=keras.optimizers.get(named | {"config": named["config"] | {"learning_rate": learning_rate}}),
-        loss=loss,
-    )
+    config = named["config"] | {"learning_rate": learning_rate}
+    config |= {} if ema is None else {"use_ema": True, "ema_momentum": ema}
+    model.compile(optimizer=keras.optimizers.get(named | {"config": config}), loss=loss)
     model.optimizer.build(model.trainable_variables)
     keeper = _Keeper(run, train, record, lines=verbose == 2)
     if (run / "last.keras").is_file():
@@ -137,12 +141,13 @@ def fit(
         }
         _write_json(run / "run.json", state)
         reason = keeper.reason_to_stop()
+        averaged = [] if ema is None else [keras.callbacks.SwapEMAWeights()]  # validates the average
         if reason is None:
             last = epochs if epochs is not None else 10**6
             model.fit(
                 train, validation_data=validation, initial_epoch=len(keeper.rows), epochs=last,
                 verbose=0 if keeper.lines else verbose,
-                shuffle=False, callbacks=[keeper, *callbacks],
+                shuffle=False, callbacks=[*averaged, keeper, *callbacks],
             )  # fmt: skip
             reason = keeper.reason_to_stop() or "epochs"
         _write_json(
@@ -306,8 +311,14 @@ class _Keeper(keras.callbacks.Callback):
         return max(by_epochs, by_time)
 
     def _save(self, name: str, **options) -> None:
+        raw = None
+        if name == "best.keras" and self.model.optimizer.use_ema:
+            raw = self.model.get_weights()
+            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         with files.atomic(self.run / name) as temporary:
             keras.saving.save_model(self.model, temporary, **options)
+        if raw is not None:
+            self.model.set_weights(raw)
 
 
 def _open(run: Path, record: dict) -> dict:

@@ -15,7 +15,7 @@ COUNTS = {
     "atrium_unet": 31_048_257,
 }
 # ours, by the same formula; no report prints them
-OURS = {"atrium_unet_slim": 1_945_233, "atrium_unet3d": 788_581}
+OURS = {"atrium_unet_slim": 1_945_233, "atrium_unet3d": 1_400_833}
 SLIM = {"filters": (4, 6, 8), "dropout": 0.2}
 
 

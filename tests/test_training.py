@@ -277,3 +277,29 @@ def test_a_run_folder_that_cannot_be_written_is_named(tmp_path):
         fit(tmp_path / "file" / "r")
     with pytest.raises(FileNotFoundError, match="no training run here"):
         training.read_run(tmp_path)
+
+
+def test_the_moving_average_is_validated_kept_and_resumed(tmp_path):
+    """The best state is the average (its loss is the one in the history); an interrupted run goes on with it."""
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if int(self.model.optimizer.iterations) == 8:
+                raise KeyboardInterrupt
+
+    settings = {"epochs": 4, "ema": 0.8, "learning_rate": 0.02, "dropout": 0.0}
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "cut", callbacks=(Stop(),), **settings)
+    _, resumed = fit(tmp_path / "cut", **settings)
+    model, straight = fit(tmp_path / "whole", **settings)
+    np.testing.assert_allclose(resumed["val_loss"], straight["val_loss"], rtol=1e-4)
+    best = int(straight["val_loss"].idxmin())
+    assert best == 3
+    model.compile(loss=keras.losses.CategoricalCrossentropy())
+    found = model.evaluate(dataset(["c"], 1), verbose=0)
+    assert found == pytest.approx(straight["val_loss"][best], rel=1e-4)
+    raw = keras.saving.load_model(tmp_path / "whole" / "last.keras", compile=False)
+    gap = max(float(np.abs(a - b).max()) for a, b in zip(raw.get_weights(), model.get_weights(), strict=True))
+    assert gap > 1e-3  # the raw weights of the same epoch are others
+    with pytest.raises(ValueError, match="ema: 0.8 then, None now"):
+        fit(tmp_path / "whole", **(settings | {"ema": None}))

@@ -27,7 +27,7 @@ _PRESETS = {
     "atrium_unet_slim": (unet, _ATRIUM | {"filters": (16, 32, 64, 128, 256)}),  # ours: a quarter of the width
     # ours: whole volumes, normalised each by itself since a batch holds one of them
     "atrium_unet3d": (unet, _ATRIUM | {
-        "filters": (12, 24, 48, 96), "input_shape": (None, None, None, 1), "normalization": "instance", "head": "sigmoid",
+        "filters": (16, 32, 64, 128), "input_shape": (None, None, None, 1), "normalization": "instance", "head": "sigmoid",
     }),
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import keras
@@ -10,9 +11,10 @@ from segkit import files
 
 
 def save(model: keras.Model, path: str | os.PathLike) -> Path:
-    """Save a copy of ``model`` in float16 (architecture and weights, no optimiser); the model itself is unchanged."""
+    """Save a copy of ``model`` in float16, packed (architecture and weights, no optimiser); the model itself is unchanged."""
     with files.atomic(path) as temporary:
         _in_type(model, "float16").save(temporary)
+        _pack(temporary)
     return Path(path)
 
 
@@ -35,6 +37,15 @@ def load(path: str | os.PathLike) -> keras.Model:
         ) from error
     policies = {layer.dtype_policy.name for layer in model.layers}
     return _in_type(model, "float32") if policies & {"float16", "mixed_float16"} else model
+
+
+def _pack(path: Path) -> None:
+    """Compress the members of a ``.keras`` archive, which Keras stores as they are."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, content in members.items():
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content, zipfile.ZIP_DEFLATED, 9)
 
 
 def _in_type(model: keras.Model, dtype: str) -> keras.Model:

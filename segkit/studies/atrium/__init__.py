@@ -44,6 +44,7 @@ from segkit.studies.atrium.tables import (
     load_probabilities,
     stage_times,
     three_columns,
+    untimed,
     volume_table,
 )
 
@@ -51,5 +52,6 @@ __all__ = [
     "CHALLENGE", "FACTOR", "LABELS", "NOTE", "PROFILES", "SPACING_MM", "STEPS", "Profile", "as_the_report", "build", "chain_table",
     "claims", "enhance", "evaluate", "experiments", "export", "find", "halve", "legacy_scores", "load_model", "load_padded",
     "load_probabilities", "load_small", "measure", "normalise", "predict", "read", "read_export", "release", "released", "run_name",
-    "segment", "split", "stage_times", "standardise", "start", "step_by_step", "three_columns", "timed", "to_mask", "train", "volume_table",
+    "segment", "split", "stage_times", "standardise", "start", "step_by_step", "three_columns", "timed", "to_mask", "train", "untimed",
+    "volume_table",
 ]  # fmt: skip

@@ -2,7 +2,9 @@
 
     python -m segkit.studies.atrium.experiments rotation --data DIR     24 cells of up to 3 minutes
     python -m segkit.studies.atrium.experiments folds --data DIR        five times the profile's budget
+    python -m segkit.studies.atrium.experiments ensemble --data DIR     three seeds on the fixed split, scored together
     python -m segkit.studies.atrium.experiments report_net --data DIR   one epoch of the 31-million net
+    python -m segkit.studies.atrium.experiments release --data DIR      folds 1 to 3 into saved_models
 
 Each cell ends with a row of a CSV in ``tables/``; a row that is there is not run again. Training cases only, but for the folds.
 """
@@ -16,15 +18,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from segkit import files, metrics
+from segkit import files, metrics, report
 from segkit.studies import common
 from segkit.studies.atrium.enhance import enhance, legacy_scores
 from segkit.studies.atrium.layout import find, read, split, start
-from segkit.studies.atrium.networks import predict, run_name, train
+from segkit.studies.atrium.networks import predict, release, run_name, train
 from segkit.studies.atrium.steps import halve, load_small, standardise
-from segkit.studies.atrium.tables import evaluate
+from segkit.studies.atrium.tables import NOTE, evaluate, three_columns, untimed
 
 SLIM = "atrium_unet_slim"
+SEEDS = (0, 1, 2)  # of the ensemble on the fixed split
+RELEASED_FOLDS = (1, 2, 3)
 LEARNING_RATE, BATCH = 1e-4, 5  # the report's
 
 
@@ -242,14 +246,55 @@ def cross_validate(
         method = functools.partial(predict, model, spacing_mm=run.profile.spacing_mm)
         scores = evaluate({name: method}, run.data, run.results, subjects["test"]).assign(fold=fold, minutes=minutes)
         done = pd.concat([done, scores], ignore_index=True)
-        files.write_text(path, done.round(5).to_csv(index=False))
+        files.write_text(path, untimed(done).round(5).to_csv(index=False))
     return done
+
+
+def ensemble(run: common.Run, *, minutes: float | None = None, seeds: Sequence[int] = SEEDS, verbose=2) -> pd.DataFrame:
+    """Several seeds of the recipe on the fixed split; the mean of their probabilities is scored on the test cases.
+
+    Writes ``tables/scores_ensemble.csv`` and ``tables/three_columns_ensemble``; returns the scores.
+    """
+    subjects, minutes = split(find(run.data)), minutes or run.profile.minutes
+    name = run_name(run.profile, minutes)
+    members = [
+        train(run, subjects, name=name + (f"_seed{seed}" if seed else ""), minutes=minutes, seed=seed, verbose=verbose)[
+            0
+        ]
+        for seed in seeds
+    ]
+    method = f"{name}, {len(members)} seeds"
+    call = functools.partial(predict, members, spacing_mm=run.profile.spacing_mm)
+    scores = evaluate({method: call}, run.data, run.results, subjects["test"])
+    files.write_text(run.results / "tables" / "scores_ensemble.csv", untimed(scores).round(4).to_csv(index=False))
+    note = f"The mean of {len(members)} networks of {minutes:g} minutes each, which differ in their seed. {NOTE}"
+    report.save(three_columns(scores, method), run.results / "tables" / "three_columns_ensemble", note=note)
+    return scores
+
+
+def release_folds(run: common.Run, *, minutes: float | None = None) -> pd.DataFrame:
+    """Release the networks of folds 1 to 3 as one ensemble; together they have learnt from all twenty cases.
+
+    Which folds was fixed before any was scored. The scores beside the model are those of all five folds, each case by a network that
+    did not see it.
+    """
+    scores = pd.read_csv(
+        common.need(run.results / "tables" / "folds.csv", "python -m segkit.studies.atrium.experiments folds")
+    )
+    name = run_name(run.profile, minutes or run.profile.minutes)
+    paths = [release(run, f"fold{fold}_{name}", scores, member=f"fold{fold}") for fold in RELEASED_FOLDS]
+    return pd.DataFrame({"file": [p.name for p in paths], "MB": [round(p.stat().st_size / 1e6, 2) for p in paths]})
+
+
+WHAT = {
+    "rotation": rotation_table, "folds": cross_validate, "ensemble": ensemble, "report_net": report_net, "release": release_folds,
+}  # fmt: skip
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Long runs of the atrium study, in cells that resume.")
-    parser.add_argument("what", choices=("rotation", "folds", "report_net"))
+    parser.add_argument("what", choices=sorted(WHAT))
     parser.add_argument("--data", required=True)
     parser.add_argument("--profile", default="full")
     parser.add_argument("--results")
@@ -259,8 +304,7 @@ def main() -> None:
     if not (run.results / "downsampled").is_dir():
         standardise(run.data, run.results)
         halve(run.data, run.results)
-    table = {"rotation": rotation_table, "folds": cross_validate, "report_net": report_net}[options.what](run)
-    print(table.to_string())
+    print(WHAT[options.what](run).to_string())
 
 
 if __name__ == "__main__":

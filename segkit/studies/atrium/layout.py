@@ -15,7 +15,7 @@ from segkit.studies import common
 LABELS = {"left atrium": 1}
 # the header of the volumes that the released model learned from; other scans are resampled to it
 SPACING_MM = (0.625, 0.625, 0.625)
-FACTOR = (2, 2, 1)  # networks see a grid of half the resolution in the slice
+FACTOR = (2, 2, 2)  # networks see a grid of half the resolution
 REPORT_GRID, REPORT_MM = (320, 320), 1.25  # slices of the report, and (from memory of Task02_Heart) their pixels
 RELEASED = "atrium_unet3d"
 CHALLENGE = (
@@ -35,22 +35,22 @@ class Profile:
     epochs: int | None = None
     spacing_mm: tuple[float, ...] = SPACING_MM
     filters: tuple[int, ...] | None = None  # None: the preset's own
-    box: tuple[int, ...] = (96, 80, 80)  # what a training sample holds, in voxels of the working grid
-    steps: int = 56  # batches an epoch
+    box: tuple[int, ...] = (96, 80, 40)  # what a training sample holds, in voxels of the working grid
+    steps: int = 84  # batches an epoch
     learning_rate: float = 2e-3
     coarse: int = 1
-    cell_epochs: tuple[int, int] = (3, 12)  # few and many, in the rotation experiment
+    cell_epochs: tuple[int, int] = (3, 20)  # few and many, in the rotation experiment
     cell_seeds: tuple[int, ...] = (0, 1, 2)
 
 
 PROFILES = {
     "smoke": Profile(
         "smoke", {"Tr": 4}, RELEASED, minutes=None, epochs=2, spacing_mm=(5.0, 5.0, 7.0), filters=(4, 8),
-        box=(24, 24, 12), steps=3, coarse=4, cell_epochs=(1, 1), cell_seeds=(0,),
+        box=(24, 24, 8), steps=3, coarse=4, cell_epochs=(1, 1), cell_seeds=(0,),
     ),
     "quick": Profile(
         "quick", {"Tr": 10}, RELEASED, minutes=1.5, spacing_mm=(1.25, 1.25, 1.75), filters=(8, 16, 32, 64),
-        box=(80, 64, 48), steps=28, cell_epochs=(1, 3), cell_seeds=(0,),
+        box=(80, 64, 32), steps=28, cell_epochs=(1, 3), cell_seeds=(0,),
     ),
     "full": Profile("full", None, RELEASED, minutes=9),
 }  # fmt: skip

@@ -63,7 +63,7 @@ def fit_slices(image: Nifti1Image, shape: Sequence[int]) -> Nifti1Image:
 def halve(data: str | os.PathLike, results: Path, *, factor: Sequence[int] = FACTOR) -> pd.DataFrame:
     """Write ``downsampled/<case>.npz``: image (float32 z-score) and label (share of each coarse voxel that is atrium).
 
-    The padding is cropped off again (to whole blocks): a network that takes any size need not see it, and
+    The padding is cropped off again: a network that takes any size need not see it, and
     :func:`load_small` puts it back for one that does. Images take the mean of each block. The label's share keeps the border
     finer than a voxel; its majority is what a label on the coarse grid would be.
 
@@ -76,8 +76,7 @@ def halve(data: str | os.PathLike, results: Path, *, factor: Sequence[int] = FAC
     for subject, row in tqdm(table.iterrows(), total=len(table), desc="downsampling"):
         own = nib.as_closest_canonical(nib.load(row["image"])).shape
         image, label = load_padded(results, subject)
-        whole = tuple(min(-(-n // f) * f, m) for n, f, m in zip(own, factor, image.shape, strict=True))
-        image, label = (None if v is None else volumes.crop(v, whole) for v in (image, label))
+        image, label = (None if v is None else whole_blocks(volumes.crop(v, own), factor) for v in (image, label))
         small = volumes.downsample(image, factor, kind="image")
         with files.atomic(results / "downsampled" / f"{subject}.npz") as temporary:
             parts = {"image": normalise(volumes.array(small)), "affine": small.affine}
@@ -94,6 +93,12 @@ def halve(data: str | os.PathLike, results: Path, *, factor: Sequence[int] = FAC
             row["share of atrium"] = float((parts["label"] >= 0.5).mean())
         rows.append(row)
     return pd.DataFrame(rows).set_index("subject")
+
+
+def whole_blocks(image: Nifti1Image, factor: Sequence[int]) -> Nifti1Image:
+    """Pad by a voxel or so, with the smallest value, to a multiple of ``factor``."""
+    whole = tuple(-(-n // f) * f for n, f in zip(image.shape, factor, strict=True))
+    return volumes.pad(image, whole, fill=float(volumes.array(image).min()))
 
 
 def load_padded(results: Path, subject: str) -> tuple[Nifti1Image, Nifti1Image | None]:

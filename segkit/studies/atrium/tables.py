@@ -73,6 +73,11 @@ def evaluate(
     return out[["method", "subject", *[c for c in out.columns if c not in ("method", "subject")]]]
 
 
+def untimed(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores without the seconds, which differ from run to run."""
+    return scores.drop(columns=[c for c in scores if c.startswith("seconds_")])
+
+
 def load_probabilities(results: Path, method: str, subject: str) -> Nifti1Image:
     """Probabilities that :func:`evaluate` wrote, to a 255th."""
     path = results / "predictions" / method / f"{subject}_probability255.nii.gz"
