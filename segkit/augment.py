@@ -114,7 +114,7 @@ def volumes(
         if shape is not None and shift is not None:
             room = np.maximum(spare, 0) / 2 + shift
             middle = (np.array(label.shape) - 1) / 2 + rng.uniform(-room, room)
-        field = rng.normal(0, bend, (3, *(-(-size // 16)))) if bend and rng.random() < 0.3 else None
+        field = rng.normal(0, bend, (3, *np.maximum(2, -(-size // 16)))) if bend and rng.random() < 0.3 else None
         if shape is not None or field is not None or not np.array_equal(matrix, np.eye(3)):
             soft = np.issubdtype(label.dtype, np.floating)
             outside = "nearest" if shape is None else "constant"

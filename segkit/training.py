@@ -312,9 +312,11 @@ class _Keeper(keras.callbacks.Callback):
 
     def _save(self, name: str, **options) -> None:
         raw = None
-        if name == "best.keras" and self.model.optimizer.use_ema:
+        # under half precision Keras wraps the optimiser that holds the average
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        if name == "best.keras" and optimizer.use_ema:
             raw = self.model.get_weights()
-            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+            optimizer.finalize_variable_values(self.model.trainable_variables)
         with files.atomic(self.run / name) as temporary:
             keras.saving.save_model(self.model, temporary, **options)
         if raw is not None:

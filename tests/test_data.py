@@ -215,6 +215,35 @@ def test_a_box_without_any_change_is_the_middle_of_the_volume(rng):
     assert len(places) == 8
 
 
+@pytest.mark.parametrize(
+    "settings", [{"bend": 2.0}, {"stretch": 0.2, "shear": 0.1}, {"bend": 1.5, "shape": (12, 16, 11), "shift": 2}]
+)
+def test_image_and_label_bend_together(settings):
+    """The image is the distance to a centre and the label its inside: after any move they agree but for the rim."""
+    grids = np.ogrid[:14, :14, :14]
+    distance = np.sqrt(sum((g - 6.5) ** 2 for g in grids)).astype("f")
+    label = (distance < 4).astype(np.uint8)
+    transform = augment.volumes(flips=(), rotate=15, scale=0.1, gain=0, **settings)
+    changed = 0
+    for seed in range(20):
+        image, moved = transform(distance[..., None], label, np.random.default_rng(seed))
+        assert ((image[..., 0] < 4) != moved).mean() < 0.05
+        changed += moved.shape != label.shape or not np.array_equal(moved, label)
+    assert changed > 10
+
+
+def test_blur_and_shade_change_the_image_and_not_the_label(rng):
+    image, label = rng.normal(5, 1, (12, 12, 12, 1)).astype("f"), rng.integers(0, 2, (12, 12, 12)).astype("u1")
+    for settings in ({"blur": 2.0}, {"shade": 0.3}):
+        transform = augment.volumes(flips=(), rotate=0, scale=0, gain=0, **settings)
+        out = [transform(image, label, np.random.default_rng(s)) for s in range(30)]
+        changed = [x for x, _ in out if not np.array_equal(x, image)]
+        assert 2 < len(changed) < 20  # three in ten
+        assert all(np.array_equal(y, label) for _, y in out)
+        if "blur" in settings:
+            assert min(x.std() for x in changed) < 0.8 * image.std()
+
+
 def test_soft_labels_are_interpolated_and_keep_their_range(rng):
     share = np.clip(rng.normal(0.5, 0.4, (10, 10, 10)), 0, 1).astype("f")
     move = augment.volumes(flips=(), rotate=20, scale=0.2, gain=0.1, gamma=0.3, shape=(10, 10, 10))

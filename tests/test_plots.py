@@ -179,7 +179,10 @@ def test_surface_and_points_and_their_html(ball, tmp_path):
     assert '<script src="http' not in page.replace("'", '"')  # nothing is fetched
     assert not plots.surface({"truth": ball}, source="real").data
     assert len(plots.surface_still({"truth": ball}, source="phantom").axes) == 2
-    assert drawn(plots.surface_still({"truth": ball}, source="real")) == 0
+    card = plots.surface_still({"truth": ball}, source="real")
+    assert not card.axes
+    assert "a real subject" in texts(card)
+    assert not plots.points({"truth": ball}, source="real").data
 
 
 def test_3d_output_does_not_hold_the_library(ball, monkeypatch):
@@ -190,7 +193,7 @@ def test_3d_output_does_not_hold_the_library(ball, monkeypatch):
     assert len(str(shown[0])) < 200_000
 
 
-def test_threshold_explorer_follows_its_sliders(ball):
+def test_threshold_explorer_follows_its_sliders(ball, monkeypatch):
     mask = np.asarray(ball.dataobj)
     soft = np.clip(mask * 0.8 + 0.1, 0, 1)
     box = plots.threshold_explorer(mask * 100.0, mask, soft, source="phantom")
@@ -205,4 +208,10 @@ def test_threshold_explorer_follows_its_sliders(ball):
     figure = plots.thresholds(mask[..., 11] * 100.0, mask[..., 11], soft[..., 11], source="phantom", at=(0.5,))
     assert len(figure.axes) == 4
     assert "Dice 1.000" in texts(figure)
-    assert drawn(plots.thresholds(mask[..., 11], mask[..., 11], soft[..., 11], source="real")) == 0
+    hidden = plots.thresholds(mask[..., 11], mask[..., 11], soft[..., 11], source="real")
+    assert not hidden.axes
+    assert "a real subject" in texts(hidden)
+    seen = []
+    monkeypatch.setattr("segkit.plots.explorer._png", lambda figure: seen.append(figure) or b"")
+    plots.threshold_explorer(mask * 100.0, mask, soft, source="real")
+    assert [len(figure.axes) for figure in seen] == [0]

@@ -136,8 +136,16 @@ def test_splits_are_the_studys_lists_where_all_cases_are_here(tmp_path):
     assert sorted(tested) == list(table.index)
     own = atrium.find(tiny(tmp_path))
     assert atrium.split(own) == {"train": ["a"], "selection": ["b"], "test": ["c"]}
-    with pytest.raises(ValueError, match="folds are lists of the twenty cases"):
+    with pytest.raises(ValueError, match="folds are lists of twenty cases, of which"):
         atrium.split(own, fold=1)
+    some = table.drop(["la_004", "la_018"])  # roles stay when a case is missing, and cases on no list train
+    some.loc["extra"] = "x"
+    parts = atrium.split(some)
+    assert parts["test"] == ["la_017", "la_019", "la_020"]
+    assert parts["selection"] == ["la_015", "la_016"]
+    assert "extra" in parts["train"]
+    with pytest.raises(ValueError, match=r"of which \['la_004', 'la_018'\] are not here"):
+        atrium.split(some, fold=2)
     with pytest.raises(ValueError, match="2 labelled cases are too few"):
         atrium.split(own.iloc[:2])
 
@@ -155,7 +163,7 @@ def test_padding_keeps_every_voxel_in_place_and_halving_forgets_it(tmp_path):
     back = volumes.resample(padded_label, like=label, kind="label")
     np.testing.assert_array_equal(volumes.array(back), volumes.array(label))
     assert volumes.array(padded).min() == volumes.array(image).min()
-    sizes = atrium.halve(data, tmp_path / "r")
+    sizes = atrium.halve(data, tmp_path / "r", spacing_mm=(2, 2, 3))
     assert sizes["shape"].tolist() == [(10, 8, 4), (11, 8, 4), (11, 8, 4)]  # 20, 21 and 22 columns, halved
     small, share = atrium.load_small(tmp_path / "r", ["a"])["a"]
     assert share.sum() * 8 == pytest.approx(volumes.array(label).sum())  # the share keeps the volume
@@ -163,6 +171,49 @@ def test_padding_keeps_every_voxel_in_place_and_halving_forgets_it(tmp_path):
     wide, wider = atrium.load_small(tmp_path / "r", ["a"], shape=(16, 16))["a"]
     assert wide.shape == wider.shape == (16, 16, 4)
     assert wider.sum() == pytest.approx(share.sum())
+
+
+def test_training_and_prediction_see_the_same_grid_whatever_the_header(tmp_path):
+    """A case of other spacing is resampled for training as predict resamples it."""
+    data = tiny(tmp_path / "d")
+    atrium.standardise(data, tmp_path / "r")
+    sizes = atrium.halve(data, tmp_path / "r", spacing_mm=(1, 1, 1.5))
+    assert set(sizes["spacing mm"]) == {(2.0, 2.0, 3.0)}
+    seen = []
+
+    class Probe:
+        inputs = [type("I", (), {"shape": (None, None, None, None, 1)})]
+        layers = []
+
+        def predict_on_batch(self, batch):
+            seen.append(batch[0, ..., 0])
+            return np.zeros_like(batch)
+
+    image, _ = atrium.read(atrium.find(data).loc["a"])
+    atrium.predict(Probe(), image, spacing_mm=(1, 1, 1.5))
+    np.testing.assert_allclose(seen[0], atrium.load_small(tmp_path / "r", ["a"])["a"][0], atol=1e-5)
+
+
+def test_files_of_another_working_grid_are_refused(tmp_path):
+    data = tiny(tmp_path / "d")
+    atrium.standardise(data, tmp_path / "r")
+    atrium.halve(data, tmp_path / "r", spacing_mm=(2, 2, 3))
+    path = tmp_path / "r" / "downsampled" / "a.npz"
+    with np.load(path) as part:
+        parts = dict(part) | {"factor": (4, 4, 4)}
+    np.savez(path, **parts)
+    with pytest.raises(ValueError, match="made with another factor .* run 02_downsampling again"):
+        atrium.load_small(tmp_path / "r", ["a"])
+
+
+def test_odd_sizes_and_a_trailing_axis(tmp_path):
+    data = tiny(tmp_path / "d")
+    for kind in ("imagesTr", "labelsTr"):
+        path = data / kind / "a.nii.gz"
+        write(path, volumes.array(volumes.load(path))[:19, :15, :7, None])
+    atrium.standardise(data, tmp_path / "r")
+    atrium.halve(data, tmp_path / "r", spacing_mm=(2, 2, 3))
+    assert atrium.load_small(tmp_path / "r", ["a"])["a"][0].shape == (10, 8, 4)
 
 
 def test_steps_say_what_must_run_first(tmp_path):
@@ -189,6 +240,9 @@ def test_exported_pictures_give_the_volume_back(kind, tmp_path, rng):
     else:  # 16 bits, scaled once for the volume
         low, high = array.min(), array.max()
         np.testing.assert_allclose(low + back / 65535 * (high - low), array, atol=(high - low) / 65000)
+    signed = nib.Nifti1Image(rng.integers(-500, 900, (9, 7, 5)).astype(np.int16), np.eye(4))
+    back = atrium.read_export(atrium.export(signed, tmp_path, "s")).astype(int)
+    np.testing.assert_array_equal(back + np.asarray(signed.dataobj).min(), np.asarray(signed.dataobj))
     mask = atrium.read_export(
         atrium.export(nib.Nifti1Image((array > 0).astype("u1"), np.eye(4)), tmp_path, "m", mask=True)
     )
@@ -245,6 +299,29 @@ def test_slices_as_the_report_had_them():
     assert atrium.as_the_report(wide, kind="label").shape == (320, 320, 2)
 
 
+def test_what_surrounds_an_image_is_as_dark_as_its_slice():
+    """Logits are negative nearly everywhere: a frame of 0 would be the brightest part of the picture."""
+    rng = np.random.default_rng(0)
+    logits = rng.uniform(-9, -3, (40, 40, 3)).astype("f")
+    image = nib.Nifti1Image(logits, np.diag([1.25, 1.25, 2, 1]))
+    slices = atrium.as_the_report(image, kind="image")
+    inside = slices[140:180, 140:180]
+    np.testing.assert_allclose(inside, logits, atol=1e-5)
+    for k in range(3):
+        assert slices[0, 0, k] == logits[..., k].min()
+
+
+def test_scans_stored_in_another_axis_order_score_the_same():
+    truth = np.zeros((60, 50, 6), np.uint8)
+    truth[20:40, 10:30, 1:5] = 1
+    image = nib.Nifti1Image(truth, np.diag([1.25, 1.25, 3, 1]))
+    want = nib.orientations.axcodes2ornt("SPR")
+    turned = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), want))
+    assert turned.shape == (6, 50, 60)
+    soft, soft_turned = (nib.Nifti1Image(np.asarray(v.dataobj, np.float32) * 0.9, v.affine) for v in (image, turned))
+    assert atrium.legacy_scores(soft_turned, turned, jpeg=False) == atrium.legacy_scores(soft, image, jpeg=False)
+
+
 def test_legacy_scores_by_hand():
     """A perfect small square scores 1; a larger one than 1,807 pixels is emptied and its slice scores 0."""
     affine = np.diag([1.25, 1.25, 2, 1])
@@ -282,6 +359,11 @@ def blood_model():
 SPACING = (2.5, 2.5, 3.5)
 
 
+def centre(mask):
+    """Centre of a mask in mm."""
+    return nib.affines.apply_affine(mask.affine, np.argwhere(volumes.array(mask)).mean(axis=0))
+
+
 def test_the_mask_lies_on_the_scans_grid_whatever_it_is(scan):
     """Flips, axis order, voxel size and field of view are the user's; the mask follows the atrium, in mm."""
     image, model = volumes.load(scan), blood_model()
@@ -299,10 +381,32 @@ def test_the_mask_lies_on_the_scans_grid_whatever_it_is(scan):
     fine = volumes.resample(image, spacing_mm=(1.7, 2.1, 3.0), kind="image")
     found = atrium.segment(fine, model=model, spacing_mm=SPACING)
     assert found.shape == fine.shape
+    back = volumes.resample(found, like=plain, kind="label")
+    assert metrics.dice(volumes.array(back), volumes.array(plain)) > 0.9  # an edge of one voxel is much here, at 2.5 mm
     wide = volumes.pad(
         image, tuple(n + 60 for n in image.shape[:2]) + (image.shape[2],), fill=float(volumes.array(image).min())
     )
-    assert atrium.segment(wide, model=model, spacing_mm=SPACING).shape == wide.shape
+    found = atrium.segment(wide, model=model, spacing_mm=SPACING)
+    assert found.shape == wide.shape
+    back = volumes.resample(found, like=plain, kind="label")
+    assert metrics.dice(volumes.array(back), volumes.array(plain)) > 0.95
+
+
+def test_masks_of_resampled_scans_stay_where_they_are():
+    """A bright ball: its centre and its volume do not depend on the voxel size in which it comes."""
+    grids = np.ogrid[:60, :50, :40]
+    ball = sum(((g - c) * m) ** 2 for g, c, m in zip(grids, (33, 22, 18), (2.5, 2.5, 3.5), strict=True)) < 30**2
+    tissue = 10 + 5 * np.sin(0.2 * grids[0]) * np.ones(ball.shape)
+    image = nib.Nifti1Image(np.where(ball, 100, tissue).astype("f"), nib.affines.from_matvec(np.diag(SPACING), (7, -20, 11)))
+    plain = atrium.segment(image, model=blood_model(), spacing_mm=SPACING)
+    assert np.abs(centre(plain) - nib.affines.apply_affine(image.affine, (33, 22, 18))).max() < 0.5
+    for spacing in ((1.7, 2.1, 3.0), (3.3, 2.5, 2.0)):
+        other = volumes.resample(image, spacing_mm=spacing, kind="image")
+        found = atrium.segment(other, model=blood_model(), spacing_mm=SPACING)
+        assert found.shape == other.shape
+        assert np.abs(centre(found) - centre(plain)).max() < 0.5  # mm
+        ml = [atrium.measure(m).loc["left atrium", "volume_ml"] for m in (plain, found)]
+        assert ml[1] == pytest.approx(ml[0], rel=0.06)
 
 
 def test_a_wide_scan_is_looked_at_twice():
@@ -327,6 +431,20 @@ def test_a_wide_scan_is_looked_at_twice():
     assert volumes.array(found)[64:76, 74:86, 10:14].min() > 0.5
     atrium.predict(Probe(), image, spacing_mm=(1.25, 1.25, 2), zoom_in=False)
     assert len(calls) == 3
+
+
+def test_a_very_large_scan_is_done_in_parts(monkeypatch):
+    """The same result from overlapping parts, none larger than the limit."""
+    from segkit.studies.atrium import networks
+
+    rng = np.random.default_rng(1)
+    image = nib.Nifti1Image(rng.normal(size=(120, 100, 40)).astype("f"), np.diag([1.25, 1.25, 2, 1]))
+    model = blood_model()
+    whole = volumes.array(atrium.predict(model, image, spacing_mm=(1.25, 1.25, 2), zoom_in=False))
+    monkeypatch.setattr(networks, "LARGE", 1000)
+    monkeypatch.setattr(networks, "PART", (16, 16, 8))
+    parts = volumes.array(atrium.predict(model, image, spacing_mm=(1.25, 1.25, 2), zoom_in=False))
+    np.testing.assert_allclose(parts, whole, atol=1e-5)
 
 
 def test_out_writes_mask_overlay_and_table(scan, tmp_path):
@@ -403,7 +521,7 @@ def test_the_index_class_needs_a_body_surface(ml, name):
 def test_training_keeps_to_its_lists_and_resumes(tmp_path):
     run = atrium.start("smoke", results=tmp_path)
     atrium.standardise(run.data, run.results)
-    atrium.halve(run.data, run.results)
+    atrium.halve(run.data, run.results, spacing_mm=run.profile.spacing_mm)
     subjects = atrium.split(atrium.find(run.data))
     _, history = atrium.train(run, subjects, verbose=0)
     _, again = atrium.train(run, subjects, verbose=0)
@@ -416,6 +534,10 @@ def test_training_keeps_to_its_lists_and_resumes(tmp_path):
         atrium.experiments.rotation_table(run, verbose=0).round(3), table.round(3), check_dtype=False
     )
     assert (run.results / "tables" / "rotation.csv").stat().st_mtime_ns == before
+    path = run.results / "tables" / "rotation.csv"
+    path.write_text(path.read_text().replace("working grid 2×2×2", "working grid 4×4×4"))
+    with pytest.raises(ValueError, match="holds rows of another recipe"):
+        atrium.experiments.rotation_table(run, verbose=0)
     held = set(" ".join(table["scored_on"]).split())
     assert not held & set(subjects["test"])  # the experiment never looks at the test cases
     assert set(atrium.experiments.rotation_summary(table).index.get_level_values("rotation")) == {"on", "off"}
@@ -449,11 +571,17 @@ def test_claims_are_verdicts_only_where_the_data_allow():
         "rotation": ["on", "off"] * 4, "epochs": [3, 3, 12, 12] * 2, "seed": [0] * 4 + [1] * 4,
         "dice": [0.5, 0.8, 0.7, 0.9, 0.51, 0.81, 0.71, 0.91],
     })  # fmt: skip
-    real = atrium.claims(scores(), "m", source="real", rotation=rotation, minutes=9).set_index("claim")["verdict"]
+    index = pd.MultiIndex.from_tuples([("0 and 1", "probability"), ("0 and 255", "probability")])
+    targets = pd.DataFrame({"logit inside": [2.0, 90.0]}, index=index)
+    real = atrium.claims(scores(), "m", source="real", rotation=rotation, targets=targets, minutes=9)
+    real = real.set_index("claim")["verdict"]
+    assert real["few epochs make the output a map of confidence"] == "does not hold"
+    longer = atrium.claims(scores(), "m", source="real", minutes=60).set_index("claim")["verdict"]
+    assert longer["a Dice of .8797 after nine minutes of training"] == "cannot be told here"
     assert real["a small rotation makes training worse"] == "holds"
     assert real["a Dice of .8797 after nine minutes of training"] == "holds"
     assert real["the volume is at most 3 ml off"] == "does not hold"
-    close = rotation.assign(dice=[0.5, 0.51, 0.7, 0.69, 0.6, 0.59, 0.8, 0.81])
+    close = rotation.assign(dice=[0.5, 0.51, 0.7, 0.69, 0.6, 0.59, 0.8, 0.81])  # the seeds differ more than the means
     unclear = atrium.claims(scores(), "m", source="real", rotation=close).set_index("claim")["verdict"]
     assert unclear["a small rotation makes training worse"] == "cannot be told here"
     phantom = atrium.claims(scores(), "m", source="phantom", rotation=rotation).set_index("claim")["verdict"]

@@ -110,7 +110,7 @@ def surface_still(
             ax.set_box_aspect(np.ptp(every, axis=0))
         ax.set_title(view, fontsize=9)
         ax.tick_params(labelsize=6)
-        ax.set(xlabel="right – left (mm)", ylabel="back – front (mm)", zlabel="foot – head (mm)")
+        ax.set(xlabel="left – right (mm)", ylabel="back – front (mm)", zlabel="foot – head (mm)")
         for axis in (ax.xaxis, ax.yaxis, ax.zaxis):
             axis.label.set_size(7)
     handles = [figure.axes[0].plot([], [], [], "s", color=colours[name], label=name)[0] for name in meshes]
@@ -155,7 +155,7 @@ def _said(title: str, masks: Mapping[str, Nifti1Image]) -> str:
 
 
 def _scene(figure, title: str, source: str | None):
-    names = ("right – left (mm)", "back – front (mm)", "foot – head (mm)")
+    names = ("left – right (mm)", "back – front (mm)", "foot – head (mm)")
     scene = {f"{a}axis": {"title": {"text": n}} for a, n in zip("xyz", names, strict=True)} | {"aspectmode": "data"}
     scene["camera"] = {"eye": {"x": 0.4, "y": 1.9, "z": 0.5}}
     text = " · ".join(t for t in (title, source if source in ("phantom", "simulated") else "") if t)

@@ -68,14 +68,21 @@ def _chain(probabilities, threshold, blank, close, largest, close_3d) -> list[np
 
 
 def as_the_report(image: Nifti1Image, *, kind: str) -> np.ndarray:
-    """Slices as the report's files were: pixels of 1.25 mm, 320 × 320, the number of slices as it is."""
-    z = volumes.spacing(image)[2]
+    """Slices as the report's files were: pixels of 1.25 mm, 320 × 320, the number of slices as it is.
+
+    Around an image each slice is filled with its own smallest value (a logit of 0 would be a probability of one half), around
+    a label with 0.
+    """
     image = volumes.canonical(image)
+    z = volumes.spacing(image)[2]
     if not np.allclose(volumes.spacing(image)[:2], REPORT_MM, rtol=0.01):
         image = volumes.resample(image, spacing_mm=(REPORT_MM, REPORT_MM, z), kind=kind)
     shape = (*REPORT_GRID, image.shape[2])
     image = volumes.crop(image, tuple(min(a, b) for a, b in zip(shape, image.shape, strict=True)))
-    return volumes.array(volumes.pad(image, shape))
+    slices = volumes.array(image)
+    width = [((n - m) // 2, n - m - (n - m) // 2) for n, m in zip(shape, slices.shape, strict=True)]
+    edge = slices.min(axis=(0, 1)) if kind == "image" else 0
+    return np.pad(slices - edge, width) + edge
 
 
 def legacy_scores(output: Nifti1Image, label: Nifti1Image, *, jpeg: bool = True) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Long runs, in cells that resume: the report's rotation experiment, five folds, its own network for an epoch.
 
-    python -m segkit.studies.atrium.experiments rotation --data DIR     24 cells of up to 3 minutes
+    python -m segkit.studies.atrium.experiments rotation --data DIR     12 cells of up to 3 minutes
     python -m segkit.studies.atrium.experiments folds --data DIR        five times the profile's budget
     python -m segkit.studies.atrium.experiments ensemble --data DIR     three seeds on the fixed split, scored together
     python -m segkit.studies.atrium.experiments report_net --data DIR   one epoch of the 31-million net
@@ -21,8 +21,8 @@ import pandas as pd
 from segkit import files, metrics, report
 from segkit.studies import common
 from segkit.studies.atrium.enhance import enhance, legacy_scores
-from segkit.studies.atrium.layout import find, read, split, start
-from segkit.studies.atrium.networks import predict, release, run_name, train
+from segkit.studies.atrium.layout import FACTOR, find, read, split, start
+from segkit.studies.atrium.networks import predict, release, released, run_name, train
 from segkit.studies.atrium.steps import halve, load_small, standardise
 from segkit.studies.atrium.tables import NOTE, evaluate, three_columns, untimed
 
@@ -30,6 +30,24 @@ SLIM = "atrium_unet_slim"
 SEEDS = (0, 1, 2)  # of the ensemble on the fixed split
 RELEASED_FOLDS = (1, 2, 3)
 LEARNING_RATE, BATCH = 1e-4, 5  # the report's
+
+
+def recipe_of(run: common.Run, network: str, minutes: float | None = None) -> str:
+    """What a row of a table was made with; rows of another recipe are not gone on with."""
+    grid = "×".join(map(str, FACTOR))
+    budget = f", {minutes:g} minutes" if minutes else ""
+    return f"{network}{budget}, working grid {grid} of {run.profile.spacing_mm} mm, {len(find(run.data))} cases"
+
+
+def _rows(path: Path, recipe: str) -> pd.DataFrame:
+    """Rows written so far; ValueError when another recipe wrote them."""
+    if not path.is_file():
+        return pd.DataFrame()
+    done = pd.read_csv(path)
+    others = sorted(set(done["recipe"]) - {recipe})
+    if others:
+        raise ValueError(f"{path}: holds rows of another recipe ({others[0]}; now {recipe}); move the file away")
+    return done
 
 
 def cells(run: common.Run) -> list[dict]:
@@ -126,9 +144,9 @@ def rotation_table(run: common.Run, *, verbose=2) -> pd.DataFrame:
     Columns rotation, epochs, seed, seconds, dice (3D, our chain), legacy_threshold (as Table 5.1: no morphology), legacy_enhanced
     (as Table 5.2). Scored on training cases that the cell did not train on.
     """
-    path, done = run.results / "tables" / "rotation.csv", pd.DataFrame()
-    if path.is_file():
-        done = pd.read_csv(path)
+    recipe = recipe_of(run, SLIM)
+    path = run.results / "tables" / "rotation.csv"
+    done = _rows(path, recipe)
     chosen = sides(run)
     for cell in cells(run):
         if len(done) and (done[list(cell)] == pd.Series(cell)).all(axis=1).any():
@@ -141,7 +159,7 @@ def rotation_table(run: common.Run, *, verbose=2) -> pd.DataFrame:
         row = cell | {
             "seconds": round(float(history["seconds"].iloc[-1]), 1), "dice": score["dice"],
             "legacy_threshold": score["threshold"], "legacy_enhanced": score["enhanced"],
-            "trained_on": len(chosen["train"]), "scored_on": " ".join(chosen["scored"]),
+            "trained_on": len(chosen["train"]), "scored_on": " ".join(chosen["scored"]), "recipe": recipe,
         }  # fmt: skip
         done = pd.concat([done, pd.DataFrame([row])], ignore_index=True)
         files.write_text(path, done.round(4).to_csv(index=False))
@@ -194,7 +212,7 @@ def targets_table(run: common.Run, *, epochs: int | None = None, verbose=2) -> p
 def _logits(model, run: common.Run, subjects: Sequence[str]) -> tuple[float, float]:
 
     inside, outside = [], []
-    source = slices(run, subjects[:1], rotate=False, seed=0, shuffle=False)
+    source = slices(run, subjects, rotate=False, seed=0, shuffle=False)
     for k in range(len(source)):
         images, truth = source[k]
         logits = np.asarray(model.predict_on_batch(images))
@@ -236,7 +254,8 @@ def cross_validate(
     """Train and score the recipe on each fold over all twenty cases; rows of ``tables/folds.csv`` are kept."""
     minutes = minutes or run.profile.minutes
     path, table = run.results / "tables" / "folds.csv", find(run.data)
-    done = pd.read_csv(path) if path.is_file() else pd.DataFrame()
+    recipe = recipe_of(run, run.profile.network, minutes)
+    done = _rows(path, recipe)
     for fold in folds:
         if len(done) and (done["fold"] == fold).any():
             continue
@@ -244,7 +263,9 @@ def cross_validate(
         name = f"fold{fold}_{run_name(run.profile, minutes)}"
         model, _ = train(run, subjects, name=name, minutes=minutes, verbose=verbose)
         method = functools.partial(predict, model, spacing_mm=run.profile.spacing_mm)
-        scores = evaluate({name: method}, run.data, run.results, subjects["test"]).assign(fold=fold, minutes=minutes)
+        scores = evaluate({name: method}, run.data, run.results, subjects["test"]).assign(
+            fold=fold, minutes=minutes, recipe=recipe
+        )
         done = pd.concat([done, scores], ignore_index=True)
         files.write_text(path, untimed(done).round(5).to_csv(index=False))
     return done
@@ -282,6 +303,8 @@ def release_folds(run: common.Run, *, minutes: float | None = None) -> pd.DataFr
         common.need(run.results / "tables" / "folds.csv", "python -m segkit.studies.atrium.experiments folds")
     )
     name = run_name(run.profile, minutes or run.profile.minutes)
+    for old in released():
+        old.unlink()
     paths = [release(run, f"fold{fold}_{name}", scores, member=f"fold{fold}") for fold in RELEASED_FOLDS]
     return pd.DataFrame({"file": [p.name for p in paths], "MB": [round(p.stat().st_size / 1e6, 2) for p in paths]})
 
@@ -301,9 +324,8 @@ def main() -> None:
     options = parser.parse_args()
     data = Path(options.data).expanduser().resolve()
     run = start(options.profile, data=data, results=options.results)
-    if not (run.results / "downsampled").is_dir():
-        standardise(run.data, run.results)
-        halve(run.data, run.results)
+    standardise(run.data, run.results)
+    halve(run.data, run.results, spacing_mm=run.profile.spacing_mm)
     print(WHAT[options.what](run).to_string())
 
 

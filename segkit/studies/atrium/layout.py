@@ -167,22 +167,30 @@ def check_scan(image: Nifti1Image, name: object) -> Nifti1Image:
 def split(table: pd.DataFrame, *, fold: int | None = None) -> dict[str, list[str]]:
     """Cases that train, select (epochs, recipes) and test.
 
-    The study's fixed lists where all their cases are present, ``fold`` 1 to 5 for the folds over all twenty; else (phantoms,
-    other data) the last fifth tests and the case before selects.
+    Without ``fold``: the study's fixed roles where each role has a case here, and cases on no list train; else (phantoms,
+    other data) the last fifth tests and the case before selects. ``fold`` 1 to 5: the folds over all twenty cases.
 
     Raises
     ------
     ValueError
-        For fewer than three labelled cases, or a fold of data without the fixed cases.
+        For fewer than three labelled cases, or a fold of data without the twenty cases (names those that are missing).
     """
     known = list(table.index[table["label"].notna()])
     parts = ("train", "selection", "test")
     names = parts if fold is None else tuple(f"fold{fold}_{p}" for p in parts)
     fixed = {part: common.split("atrium", name) for part, name in zip(parts, names, strict=True)}
-    if {s for chosen in fixed.values() for s in chosen} <= set(known):
-        return fixed
+    listed = [s for chosen in fixed.values() for s in chosen]
     if fold is not None:
-        raise ValueError("the folds are lists of the twenty cases la_001 to la_020, which are not all here")
+        missing = [s for s in listed if s not in known]
+        if missing:
+            raise ValueError(
+                f"the folds are lists of twenty cases, of which {sorted(missing)[:8]} are not here; add them"
+            )
+        return fixed
+    here = {part: [s for s in chosen if s in known] for part, chosen in fixed.items()}
+    if all(here.values()):
+        here["train"] += [s for s in known if s not in listed]
+        return here
     if len(known) < 3:
         raise ValueError(f"{len(known)} labelled cases are too few: at least one trains, one selects, one tests")
     test = max(1, len(known) // 5)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 from nibabel import Nifti1Image
@@ -13,8 +14,9 @@ from segkit import files, labels, postprocessing, volumes
 from segkit.studies import common
 from segkit.studies.atrium.enhance import enhance
 from segkit.studies.atrium.layout import FACTOR, LABELS, RELEASED, SPACING_MM, Profile, check_scan
-from segkit.studies.atrium.steps import load_small, normalise, whole_blocks
+from segkit.studies.atrium.steps import load_small, normalise, working_grid
 
+LARGE, PART = 6_000_000, (192, 192, 64)  # voxels of the working grid
 MARGIN_MM = 25  # around the atrium, when a scan is larger than the cropped ones that the network knows
 # largest whole ml/m² of each class, as the report quotes them (echocardiography)
 INDEX_CLASSES = ((28, "normal"), (33, "mild"), (39, "moderate"), (np.inf, "severe"))
@@ -119,12 +121,7 @@ def predict(
     Nifti1Image
         float32 (x, y, z).
     """
-    work = volumes.canonical(image)
-    ratio = np.array(volumes.spacing(work)) / np.array(spacing_mm)
-    if np.abs(ratio - 1).max() > 0.02:
-        work = volumes.resample(work, spacing_mm=tuple(spacing_mm), kind="image")
-    work = whole_blocks(work, FACTOR)
-    small = volumes.downsample(work, FACTOR, kind="image")
+    small = working_grid(volumes.canonical(image), spacing_mm)
     found = _probabilities(model, small, settings)
     mask = postprocessing.largest_component(volumes.array(found) >= 0.5)
     if zoom_in and mask.any():
@@ -144,6 +141,8 @@ def _probabilities(model, small: Nifti1Image, settings: dict) -> Nifti1Image:
     from segkit import inference
 
     ready = volumes.like(normalise(volumes.array(small)), small)
+    if np.prod(small.shape) > LARGE:  # in overlapping parts, so that memory stays small
+        settings = {"patch": PART} | settings
     found = inference.predict(model, ready, output="probabilities", **settings)
     return volumes.like(volumes.array(found)[..., 0], small)
 
@@ -267,7 +266,7 @@ def measure(mask, scan=None, *, bsa_m2: float | None = None) -> pd.DataFrame:
     inside = volumes.array(labels.as_labels(mask, None, "mask")) > 0
     spacing = volumes.spacing(mask)
     volume = float(inside.sum() * np.prod(spacing))
-    axis = int(np.argmax(np.abs(mask.affine[2, :3])))  # the array axis that runs from foot to head
+    axis = int(np.flatnonzero(nib.io_orientation(mask.affine)[:, 0] == 2)[0])  # the one that runs from foot to head
     others = tuple(a for a in range(3) if a != axis)
     row = {
         "volume_mm3": volume, "volume_ml": volume / 1000, "voxels": int(inside.sum()),
@@ -281,6 +280,7 @@ def measure(mask, scan=None, *, bsa_m2: float | None = None) -> pd.DataFrame:
         if not 0.2 <= bsa_m2 <= 4:
             raise ValueError(f"body surface area {bsa_m2} m² is not a person's; give it in m², for example 1.9")
         row["index_ml_m2"] = row["volume_ml"] / bsa_m2
+        row["caveat"] = "classes are for echocardiography, MRI gives larger volumes; not for diagnosis"
         row["class"] = next(name for top, name in INDEX_CLASSES if round(row["index_ml_m2"]) <= top)
     return pd.DataFrame([row], index=pd.Index(list(LABELS), name="structure"))
 

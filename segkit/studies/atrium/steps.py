@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from segkit import files, intensity, volumes
 from segkit.studies import common
-from segkit.studies.atrium.layout import FACTOR, find, read
+from segkit.studies.atrium.layout import FACTOR, SPACING_MM, find, read
 
 MULTIPLE = 32  # in-plane: half of it is divisible by 16, which five levels need
 
@@ -60,7 +60,7 @@ def fit_slices(image: Nifti1Image, shape: Sequence[int]) -> Nifti1Image:
     return volumes.pad(image, (*shape, image.shape[2]), fill=float(volumes.array(image).min()))
 
 
-def halve(data: str | os.PathLike, results: Path, *, factor: Sequence[int] = FACTOR) -> pd.DataFrame:
+def halve(data: str | os.PathLike, results: Path, *, spacing_mm: Sequence[float] = SPACING_MM) -> pd.DataFrame:
     """Write ``downsampled/<case>.npz``: image (float32 z-score) and label (share of each coarse voxel that is atrium).
 
     The padding is cropped off again: a network that takes any size need not see it, and
@@ -74,14 +74,13 @@ def halve(data: str | os.PathLike, results: Path, *, factor: Sequence[int] = FAC
     """
     table, rows = find(data), []
     for subject, row in tqdm(table.iterrows(), total=len(table), desc="downsampling"):
-        own = nib.as_closest_canonical(nib.load(row["image"])).shape
+        own = nib.as_closest_canonical(nib.load(row["image"])).shape[:3]
         image, label = load_padded(results, subject)
-        image, label = (None if v is None else whole_blocks(volumes.crop(v, own), factor) for v in (image, label))
-        small = volumes.downsample(image, factor, kind="image")
+        small = working_grid(volumes.crop(image, own), spacing_mm)
         with files.atomic(results / "downsampled" / f"{subject}.npz") as temporary:
-            parts = {"image": normalise(volumes.array(small)), "affine": small.affine}
+            parts = {"image": normalise(volumes.array(small)), "affine": small.affine, "factor": FACTOR}
             if label is not None:
-                parts["label"] = volumes.array(volumes.downsample(label, factor, kind="image"))
+                parts["label"] = volumes.array(working_grid(volumes.crop(label, own), spacing_mm, kind="label"))
             np.savez_compressed(temporary, **parts)
         row = {
             "subject": subject,
@@ -93,6 +92,17 @@ def halve(data: str | os.PathLike, results: Path, *, factor: Sequence[int] = FAC
             row["share of atrium"] = float((parts["label"] >= 0.5).mean())
         rows.append(row)
     return pd.DataFrame(rows).set_index("subject")
+
+
+def working_grid(image: Nifti1Image, spacing_mm: Sequence[float], *, kind: str = "image") -> Nifti1Image:
+    """What a network sees: voxels of ``spacing_mm`` (resampled where they differ by more than 2 %), joined in blocks of ``FACTOR``.
+
+    Images take the mean of each block; of a label the result is the share of each block that is foreground.
+    """
+    ratio = np.array(volumes.spacing(image)) / np.array(spacing_mm)
+    if np.abs(ratio - 1).max() > 0.02:
+        image = volumes.resample(image, spacing_mm=tuple(spacing_mm), kind=kind)
+    return volumes.downsample(whole_blocks(image, FACTOR), FACTOR, kind="image")
 
 
 def whole_blocks(image: Nifti1Image, factor: Sequence[int]) -> Nifti1Image:
@@ -119,6 +129,8 @@ def load_small(
     for subject in subjects:
         path = common.need(results / "downsampled" / f"{subject}.npz", "02_downsampling")
         with np.load(path, allow_pickle=False) as part:
+            if tuple(part.get("factor", ())) != FACTOR:
+                raise ValueError(f"{path}: made with another factor than {FACTOR}; run 02_downsampling again")
             image, label = part["image"], part["label"]
         if shape is not None:
             width = [((n - m) // 2, n - m - (n - m) // 2) for n, m in zip(shape, image.shape, strict=False)] + [(0, 0)]
@@ -136,14 +148,16 @@ def normalise(array: np.ndarray) -> np.ndarray:
 def export(image: Nifti1Image, folder: str | os.PathLike, name: str, *, mask: bool = False) -> list[Path]:
     """Write a volume as one lossless PNG a slice: ``<folder>/<name>_000.png``, …; rows run down, columns to the right.
 
-    Scaled once for the volume, not slice by slice: whole numbers within 0 … 255 are kept as they are (8 bits), other images are
-    stretched from smallest to largest value over 16 bits, a mask becomes 0 and 255.
+    Scaled once for the volume, not slice by slice: whole numbers within 0 … 255 are kept as they are (8 bits), so are those within
+    0 … 65535 (16 bits); whole numbers from below 0 are moved up so that the smallest is 0; other images are stretched from
+    smallest to largest value over 16 bits. A mask becomes 0 and 255.
     """
     array = volumes.array(image)
     if mask:
         array = np.where(array > 0, 255, 0).astype(np.uint8)
-    elif array.min() >= 0 and array.max() <= 255 and np.array_equal(array, np.round(array)):
-        array = array.astype(np.uint8)
+    elif np.array_equal(array, np.round(array)) and np.ptp(array.astype(np.float64)) <= 65535 and array.max() <= 65535:
+        array = array.astype(np.int64) - min(0, int(array.min()))
+        array = array.astype(np.uint8 if array.max() <= 255 else np.uint16)
     else:
         low, high = float(array.min()), float(array.max())
         array = np.round((array - low) * (65535 / max(high - low, 1e-12))).astype(np.uint16)
