@@ -43,7 +43,19 @@ def clean(notebook, parameters: dict) -> None:
             if name in parameters:
                 cell.source = cell.source.replace(parameters[name], common.shown(ROOT / parameters[name]))
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if not _is_progress(o)]
+            cell.outputs = _joined([o for o in cell.outputs if not _is_progress(o)])
+
+
+def _joined(outputs: list) -> list:
+    """Lines that a cell printed one after another, as one output."""
+    out: list = []
+    for output in outputs:
+        before = out[-1] if out else None
+        if before is not None and output.get("name") == "stdout" == before.get("name"):
+            before["text"] = "".join(before["text"]) + "".join(output["text"])
+        else:
+            out.append(output)
+    return out
 
 
 def _is_progress(output) -> bool:

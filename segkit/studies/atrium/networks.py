@@ -48,7 +48,7 @@ def train(
     Parameters
     ----------
     subjects : dict
-        ``train`` and ``selection``.
+        ``train`` and ``selection``; with no case that selects, the epoch of the smallest training loss is kept.
     name : str, optional
         Of the run folder; default the network and the budget.
     minutes : float, optional
@@ -80,9 +80,10 @@ def train(
         "train": {"steps": profile.steps, "augment": boxes},
         "selection": {"shuffle": False, "augment": still},
     }
-    sets = {
+    sets: dict = dict.fromkeys(sides) | {
         side: data.Volumes({s: known[s] for s in subjects[side]}, classes=1, batch_size=1, seed=seed, **settings)
         for side, settings in sides.items()
+        if subjects[side]
     }
     history = training.fit(
         model, sets["train"], sets["selection"], run=run.results / "runs" / (name or run_name(profile, minutes)),
@@ -148,18 +149,18 @@ def _probabilities(model, small: Nifti1Image, settings: dict) -> Nifti1Image:
 
 
 def released() -> list[Path]:
-    """Files of the released model: one, or the members of an ensemble."""
-    return sorted((common.home() / "results_dir" / "atrium" / "saved_models").glob(f"{RELEASED}*.keras"))
+    """Files of the released model."""
+    return sorted((common.home() / "results_dir" / "atrium" / "saved_models").glob(f"{RELEASED}.keras"))
 
 
-def release(run: common.Run, name: str, scores: pd.DataFrame, *, member: str = "") -> Path:
+def release(run: common.Run, name: str, scores: pd.DataFrame) -> Path:
     """Save the trained run ``name`` in float16 to ``results_dir/atrium/saved_models``, with its record and its scores."""
     from segkit import models
 
     folder = common.home() / "results_dir" / "atrium" / "saved_models"
-    source, stem = run.results / "runs" / name, RELEASED + (f"_{member}" if member else "")
-    path = models.save(models.load(common.need(source / "best.keras", "03_training")), folder / f"{stem}.keras")
-    files.write_text(folder / f"{stem}.run.json", (source / "run.json").read_text())
+    source = run.results / "runs" / name
+    path = models.save(models.load(common.need(source / "best.keras", "03_training")), folder / f"{RELEASED}.keras")
+    files.write_text(folder / f"{RELEASED}.run.json", (source / "run.json").read_text())
     files.write_text(folder / f"{RELEASED}.scores.csv", scores.round(5).to_csv(index=False))
     return path
 
