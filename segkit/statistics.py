@@ -4,8 +4,9 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special, stats
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
 
 
 def bootstrap_mean(
@@ -64,3 +65,64 @@ def paired(table: pd.DataFrame) -> pd.DataFrame:
     if known.any():
         out.loc[known, "p_holm"] = multipletests(out.loc[known, "p"], method="holm")[1]
     return out
+
+
+def fisher_exact(table, *, resamples: int = 20_000, seed: int = 0) -> float:
+    """Two-sided p-value of Fisher's exact test of independence in a table of any size.
+
+    Of two rows it sums the probabilities of all tables with the same margins that are no likelier than this one; for more rows
+    ``resamples`` such tables are drawn.
+
+    Parameters
+    ----------
+    table : array (r, k) of counts
+        Rows or columns without a count do not matter; with fewer than two of either, p is 1.
+
+    Raises
+    ------
+    ValueError
+        For something else than a table, or counts that are not whole numbers from 0 up.
+
+    References
+    ----------
+    Freeman and Halton, Biometrika 38 (1951).
+    """
+    table = np.asarray(table)
+    if table.ndim != 2:
+        raise ValueError(f"a table of rows and columns is needed, not of shape {table.shape}")
+    if np.any(table < 0) or np.any(table != np.round(table)):
+        raise ValueError(f"counts are whole numbers from 0 up, not {table.tolist()}")
+    table = table[table.sum(axis=1) > 0][:, table.sum(axis=0) > 0].astype(int)
+    if min(table.shape) < 2:
+        return 1.0
+    if len(table) > 2:
+        margins = stats.random_table(table.sum(axis=1), table.sum(axis=0), seed=np.random.default_rng(seed))
+        drawn = margins.logpmf(margins.rvs(resamples))
+        return float((1 + np.sum(drawn <= margins.logpmf(table) + 1e-7)) / (1 + resamples))
+    columns, first = table.sum(axis=0), int(table[0].sum())
+    ways = [
+        special.gammaln(n + 1) - special.gammaln(np.arange(n + 1) + 1) - special.gammaln(n - np.arange(n + 1) + 1)
+        for n in columns
+    ]
+    sums, logs = np.zeros(1, int), np.zeros(1)  # of every start of a first row
+    for n, way in zip(columns[:-1], ways[:-1], strict=True):
+        sums, logs = np.add.outer(sums, np.arange(n + 1)).ravel(), np.add.outer(logs, way).ravel()
+        sums, logs = sums[sums <= first], logs[sums <= first]
+    last = first - sums
+    possible = last <= columns[-1]
+    logs = logs[possible] + ways[-1][last[possible]]
+    own = sum(way[x] for way, x in zip(ways, table[0], strict=True))
+    shares = np.exp(logs - logs.max())
+    return float(min(1.0, shares[logs <= own + 1e-7].sum() / shares.sum()))
+
+
+def bonferroni(p_values, tests: int | None = None) -> np.ndarray:
+    """p-values times the number of tests (default: how many are not nan), at most 1; nan stays."""
+    p_values = np.asarray(p_values, float)
+    return np.minimum(p_values * (np.isfinite(p_values).sum() if tests is None else tests), 1.0)
+
+
+def binomial_interval(hits: int, trials: int, *, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Share of hits with its exact (Clopper–Pearson) interval: ``(share, low, high)``."""
+    low, high = proportion_confint(hits, trials, alpha=1 - confidence, method="beta")
+    return hits / trials, float(low), float(high)

@@ -1,8 +1,10 @@
+import itertools
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from segkit import statistics
 
@@ -52,3 +54,80 @@ def test_paired_edge_cases():
     assert math.isnan(out.loc[("a", "c"), "p"])
     with pytest.raises(ValueError, match="at least two columns"):
         statistics.paired(table[["a"]])
+
+
+# --- Fisher, Bonferroni, shares ---
+
+
+def test_fisher_by_hand():
+    # margins 3, 3 / 3, 3: first cells 0…3 have 1, 9, 9, 1 of 20 ways
+    assert statistics.fisher_exact([[3, 0], [0, 3]]) == pytest.approx(2 / 20)
+    assert statistics.fisher_exact([[2, 1], [1, 2]]) == pytest.approx(1)
+    # margins 2, 2 / 2, 1, 1: rows (2,0,0) (1,1,0) (1,0,1) (0,1,1) have 1, 2, 2, 1 of 6 ways
+    assert statistics.fisher_exact([[2, 0, 0], [0, 1, 1]]) == pytest.approx(2 / 6)
+    assert statistics.fisher_exact([[1, 1, 0], [1, 0, 1]]) == pytest.approx(1)
+
+
+def test_fisher_agrees_with_scipy_on_two_columns():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        table = rng.integers(0, 25, (2, 2))
+        assert statistics.fisher_exact(table) == pytest.approx(stats.fisher_exact(table)[1], abs=1e-9), table
+
+
+def test_fisher_agrees_with_drawn_tables_on_four_columns():
+    rng = np.random.default_rng(1)
+    cluster, half = np.repeat([0, 1, 2, 3], (12, 9, 15, 6)), np.repeat([0, 1], 21)
+    table = np.array([[4, 7, 5, 5], [8, 2, 10, 1]])
+
+    def logp(t):
+        return -special.gammaln(np.asarray(t) + 1).sum()
+
+    drawn = []
+    for _ in range(20_000):
+        order = rng.permutation(half)
+        drawn.append(logp([[np.sum((order == h) & (cluster == c)) for c in range(4)] for h in (0, 1)]))
+    p = np.mean(np.array(drawn) <= logp(table) + 1e-7)
+    assert statistics.fisher_exact(table) == pytest.approx(p, abs=4 * np.sqrt(p * (1 - p) / 20_000))
+
+
+def test_fisher_does_not_mind_order_and_empty_columns():
+    rng = np.random.default_rng(2)
+    for _ in range(50):
+        table = rng.integers(0, 8, (2, 5))
+        p = statistics.fisher_exact(table)
+        assert 0 < p <= 1
+        assert statistics.fisher_exact(table[::-1, rng.permutation(5)]) == pytest.approx(p)
+        assert statistics.fisher_exact(np.c_[table, [0, 0]]) == pytest.approx(p)
+    assert statistics.fisher_exact([[5, 3], [0, 0]]) == 1
+    assert statistics.fisher_exact([[5], [2]]) == 1
+
+
+def test_fisher_of_three_rows_is_near_the_exact_value():
+    diagonal = [[2, 0, 0], [0, 1, 0], [0, 0, 1]]
+    ways = {}
+    for order in itertools.permutations((0, 0, 1, 2)):
+        key = tuple(np.bincount(3 * np.array([0, 0, 1, 2]) + np.array(order), minlength=9))
+        ways[key] = ways.get(key, 0) + 1
+    own = ways[tuple(np.ravel(diagonal))]
+    exact = sum(n for n in ways.values() if n <= own) / sum(ways.values())
+    assert statistics.fisher_exact(diagonal) == pytest.approx(exact, abs=0.02)
+    assert statistics.fisher_exact(diagonal) == statistics.fisher_exact(diagonal)
+    assert statistics.fisher_exact(np.array(diagonal) * 12) < 1e-4
+
+
+@pytest.mark.parametrize("table", [[1, 2], [[1, -1], [2, 2]], [[0.5, 1], [1, 1]]])
+def test_fisher_refuses_what_is_no_table_of_counts(table):
+    with pytest.raises(ValueError, match=r"rows and columns|whole numbers"):
+        statistics.fisher_exact(table)
+
+
+def test_bonferroni_counts_the_tests_that_were_made():
+    assert statistics.bonferroni([0.01, 0.2, np.nan]) == pytest.approx([0.02, 0.4, np.nan], nan_ok=True)
+    assert statistics.bonferroni([0.01, 0.2], tests=10) == pytest.approx([0.1, 1])
+
+
+def test_binomial_interval_of_no_hit():
+    share, low, high = statistics.binomial_interval(0, 100)
+    assert (share, low) == (0, 0)
+    assert high == pytest.approx(1 - 0.025 ** (1 / 100))
