@@ -45,7 +45,7 @@ def slices(
 
     def transform(image, label, rng):
         compose.set_random_seed(int(rng.integers(2**31)))
-        out = compose(image=np.ascontiguousarray(image), mask=np.ascontiguousarray(label))
+        out = compose(image=np.ascontiguousarray(image, dtype=np.float32), mask=np.ascontiguousarray(label))
         image, label = out["image"].reshape(image.shape), out["mask"]
         return _intensities(image, rng, gain, noise), label
 

@@ -137,6 +137,8 @@ class Slices(Samples):
         Slices taken from each side; the image has (2 · neighbours + 1) · c channels. The volume's ends are repeated.
     keep : callable, optional
         ``keep(label_slice) -> bool``: which slices take part.
+    foreground : float, optional
+        Share of samples drawn at random from the slices with foreground; the others come in turn from all slices.
     """
 
     def __init__(
@@ -146,9 +148,10 @@ class Slices(Samples):
         axis: int = 2,
         neighbours: int = 0,
         keep=None,
+        foreground: float | None = None,
         **settings,
     ):
-        self.axis, self.neighbours = axis, neighbours
+        self.axis, self.neighbours, self.foreground = axis, neighbours, foreground
         _check_pairs(volumes)
         self.volumes = {s: (np.moveaxis(i, axis, 0), np.moveaxis(m, axis, 0)) for s, (i, m) in volumes.items()}
         shapes = {image.shape[1:] for image, _ in self.volumes.values()}
@@ -157,9 +160,16 @@ class Slices(Samples):
                 f"slices of several shapes {sorted(shapes)} cannot share a batch; pad the volumes to one shape"
             )
         self.index = [(s, k) for s, (_, m) in self.volumes.items() for k in range(len(m)) if keep is None or keep(m[k])]
+        self.filled = [i for i, (s, k) in enumerate(self.index) if self.volumes[s][1][k].any()] if foreground else []
+        if foreground and not self.filled:
+            raise ValueError(
+                "no slice holds foreground, so none can be drawn; check the labels, or leave foreground out"
+            )
         super().__init__(len(self.index), list(volumes), **settings)
 
     def _sample(self, index, rng):
+        if self.foreground and rng.random() < self.foreground:
+            index = self.filled[rng.integers(len(self.filled))]
         subject, k = self.index[index]
         image, label = self.volumes[subject]
         return stack_neighbours(image, k, self.neighbours), label[k]
@@ -168,7 +178,8 @@ class Slices(Samples):
         return [part for subject in sorted(self.volumes) for part in self.volumes[subject]]
 
     def _settings(self):
-        return {"axis": self.axis, "neighbours": self.neighbours}
+        drawn = {} if self.foreground is None else {"foreground": self.foreground}
+        return {"axis": self.axis, "neighbours": self.neighbours} | drawn
 
 
 class Patches(Samples):

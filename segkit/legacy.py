@@ -1,6 +1,7 @@
 """The originals' scores, quirks included, each with its source. For comparison with the reports, never for new work."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 import cv2
 import edt
@@ -164,3 +165,80 @@ def _through_jpeg(grey: np.ndarray) -> np.ndarray:
     if not ok:
         raise ValueError(f"a slice of shape {grey.shape} cannot be coded as JPEG")
     return cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE)
+
+
+LGG_BATCH = 40
+
+
+def lgg_batch_dice(truth: np.ndarray, prediction: np.ndarray) -> float:
+    """Dice over all pixels of a batch of slices together, 1 where both are empty; no smoothing.
+
+    References
+    ----------
+    LGG report's code (STUDIES 3b, 8).
+    """
+    t, p = np.asarray(truth) != 0, np.asarray(prediction) != 0
+    total = t.sum() + p.sum()
+    return float(2 * (t & p).sum() / total) if total else 1.0
+
+
+def lgg_train_dice(truth: np.ndarray, probabilities: np.ndarray, *, batch: int = LGG_BATCH) -> float:
+    """The report's training score: mean of :func:`lgg_batch_dice` over batches of slices, at a threshold of .5.
+
+    The last batch holds what is left (two of 162 slices, often empty, hence 1): so a network that finds nothing scores .2, one of
+    five batches, in Figure 13.
+
+    Parameters
+    ----------
+    truth, probabilities : arrays (n, rows, columns)
+        Slices in the order of the batches.
+
+    References
+    ----------
+    LGG report, Figure 13; its code (STUDIES 3b, 8).
+    """
+    return float(np.mean(_lgg_batches(truth, probabilities, batch, 0.5)))
+
+
+def lgg_validation_dice(truth: np.ndarray, probabilities: np.ndarray, *, batch: int = LGG_BATCH) -> float:
+    """The report's validation score: the sum over batches at a threshold of .3, divided by the last batch's index.
+
+    One batch divides by 0 (inf, or nan where its Dice is 0); two divide by 1, so that the score reaches 2.
+
+    References
+    ----------
+    LGG report's code (STUDIES 3b, 9).
+    """
+    scores = _lgg_batches(truth, probabilities, batch, 0.3)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.float64(sum(scores)) / np.float64(len(scores) - 1))
+
+
+def lgg_soft_dice(truth: np.ndarray, probabilities: np.ndarray) -> float:
+    """(2 Σ t p + .1) / (Σ t + Σ p + .1) over a flattened batch, of the study's other notebook (Keras).
+
+    References
+    ----------
+    LGG study's notebook A (STUDIES 3b).
+    """
+    t, p = np.asarray(truth, np.float64), np.asarray(probabilities, np.float64)
+    return float((2 * (t * p).sum() + 0.1) / (t.sum() + p.sum() + 0.1))
+
+
+def lgg_slice_order(names: Sequence[str]) -> list[int]:
+    """The order in which the study's code put the files of all patients: by the slice's number as text, nothing else.
+
+    >>> lgg_slice_order(["a_2.tif", "a_10.tif", "b_1.tif", "a_1.tif"])
+    [2, 3, 1, 0]
+
+    References
+    ----------
+    LGG report's code (STUDIES 3b, 3): images and patients no longer match.
+    """
+    numbers = [re.search(r"_(\d+)(?:_mask)?\.tif", name).group(1) for name in names]
+    return sorted(range(len(names)), key=lambda i: numbers[i])
+
+
+def _lgg_batches(truth, probabilities, batch: int, threshold: float) -> list[float]:
+    truth, found = np.asarray(truth), np.asarray(probabilities) > threshold
+    return [lgg_batch_dice(truth[i : i + batch], found[i : i + batch]) for i in range(0, len(truth), batch)]

@@ -155,7 +155,7 @@ class CrossEntropyDice(keras.losses.Loss):
     from_logits : bool
         Whether ``y_pred`` still needs its sigmoid (one channel) or softmax.
     class_weights : sequence of float, optional
-        Of the cross-entropy, for several classes.
+        Of the cross-entropy, a weight a class; for one channel two, of background and foreground.
     dice_weight, smooth, background : see :class:`Dice`.
 
     References
@@ -180,7 +180,10 @@ class CrossEntropyDice(keras.losses.Loss):
         one = y_pred.shape[-1] == 1
         if self.settings["from_logits"]:
             logits, y_pred = y_pred, ops.sigmoid(y_pred) if one else ops.softmax(y_pred, axis=-1)
-        if one:
+        if one and self.weighted:
+            both = [ops.concatenate([1 - y, y], axis=-1) for y in (y_true, y_pred)]
+            entropy = ops.mean(self.weighted.call(*both))
+        elif one:
             on, given = (logits, True) if self.settings["from_logits"] else (y_pred, False)
             entropy = ops.mean(ops.binary_crossentropy(y_true, on, from_logits=given))
         elif self.weighted:

@@ -250,3 +250,21 @@ def test_soft_labels_are_interpolated_and_keep_their_range(rng):
     seen = [move(share[..., None], share, np.random.default_rng(s)) for s in range(10)]
     assert all(y.min() >= 0 and y.max() <= 1 and np.isfinite(x).all() for x, y in seen)
     assert any(len(np.setdiff1d(y, share)) for _, y in seen)
+
+
+def test_slices_draw_the_share_of_foreground_that_is_asked_for():
+    image, label = np.zeros((4, 4, 20), "f"), np.zeros((4, 4, 20), np.uint8)
+    label[1, 1, 7] = 1
+    image[..., 7] = 1
+    settings = {"classes": 1, "batch_size": 10, "steps": 100}
+    shares = {}
+    for share in (None, 0.5, 1.0):
+        batches = data.Slices({"a": (image, label)}, foreground=share, **settings)
+        shares[share] = np.mean([batches[i][1].any(axis=(1, 2, 3)) for i in range(100)])
+        for images, truth in (batches[3], batches[99]):
+            np.testing.assert_array_equal(images.any(axis=(1, 2, 3)), truth.any(axis=(1, 2, 3)))
+    assert shares[None] == pytest.approx(1 / 20)
+    assert shares[0.5] == pytest.approx(0.5 + 0.5 / 20, abs=0.05)
+    assert shares[1.0] == 1
+    with pytest.raises(ValueError, match="no slice holds foreground"):
+        data.Slices({"a": (image, 0 * label)}, foreground=0.5, **settings)

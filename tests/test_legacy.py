@@ -123,3 +123,48 @@ def test_atrium_slice_dice_by_hand():
 
 def test_atrium_volume_counts_greys_above_240():
     assert legacy.atrium_volume_mm3(np.array([[240, 241], [255, 0]])) == 2
+
+
+# -- glioma
+
+
+def slices_of(counts):
+    """Truth and probabilities (n, 1, 10): of each slice so many pixels true, found, shared."""
+    truth, found = np.zeros((len(counts), 1, 10), np.uint8), np.zeros((len(counts), 1, 10))
+    for k, (true, positive, shared) in enumerate(counts):
+        truth[k, 0, :true] = 1
+        found[k, 0, true - shared : true - shared + positive] = 0.9
+    return truth, found
+
+
+def test_lgg_batch_dice_by_hand():
+    truth, found = slices_of([(4, 2, 1), (2, 4, 2), (0, 0, 0)])
+    assert legacy.lgg_batch_dice(truth, found > 0.5) == pytest.approx(2 * 3 / 12)
+    assert legacy.lgg_batch_dice(truth[2:], found[2:] > 0.5) == 1
+
+
+def test_lgg_figure_13_is_the_empty_last_batch():
+    """162 slices in batches of 40 leave two; a network that finds nothing scores 1/5 when those two are empty, else 0."""
+    truth = np.zeros((162, 4, 4), np.uint8)
+    truth[::3, 1, 1] = 1
+    nothing = np.zeros(truth.shape)
+    truth[160:] = 0
+    assert legacy.lgg_train_dice(truth, nothing) == pytest.approx(0.2)
+    truth[160, 0, 0] = 1
+    assert legacy.lgg_train_dice(truth, nothing) == 0
+
+
+def test_lgg_validation_divides_by_the_last_index():
+    truth, found = slices_of([(4, 4, 2)] * 5)
+    assert legacy.lgg_validation_dice(truth, found, batch=5) == np.inf  # one batch
+    assert np.isnan(legacy.lgg_validation_dice(truth, np.zeros(found.shape), batch=5))
+    assert legacy.lgg_validation_dice(truth, found, batch=3) == pytest.approx(2 * 0.5 / 1)
+    assert legacy.lgg_validation_dice(truth, found, batch=1) == pytest.approx(5 * 0.5 / 4)
+    found[found > 0] = 0.4  # between the thresholds of validation and training
+    assert legacy.lgg_validation_dice(truth, found, batch=3) == pytest.approx(1)
+    assert legacy.lgg_train_dice(truth, found, batch=3) == 0
+
+
+def test_lgg_soft_dice_by_hand():
+    assert legacy.lgg_soft_dice([1, 1, 0], [0.5, 0, 0.25]) == pytest.approx((2 * 0.5 + 0.1) / (2 + 0.75 + 0.1))
+    assert legacy.lgg_soft_dice([0], [0]) == 1

@@ -154,3 +154,13 @@ def test_grey_targets_are_bce_without_a_floor(rng):
 def test_unknown_names_are_listed():
     with pytest.raises(ValueError, match="no loss is called 'jaccard'; choose one of bce_logits"):
         losses.get("jaccard")
+
+
+def test_weighted_cross_entropy_of_one_channel_by_hand():
+    """Weights of background and foreground: −(2 log .8 + 3 log .5) / 2, and no Dice."""
+    loss = losses.get("cross_entropy_dice", class_weights=(2, 3), dice_weight=0)
+    y, p = np.array([0.0, 1.0]).reshape(1, 2, 1), np.array([0.2, 0.5]).reshape(1, 2, 1)
+    value = float(keras.ops.convert_to_numpy(loss(y, p)))
+    assert value == pytest.approx(-(2 * np.log(0.8) + 3 * np.log(0.5)) / 2, rel=1e-5)
+    even = float(keras.ops.convert_to_numpy(losses.get("cross_entropy_dice", class_weights=(1, 1))(y, p)))
+    assert even == pytest.approx(float(keras.ops.convert_to_numpy(losses.get("cross_entropy_dice")(y, p))), rel=1e-5)

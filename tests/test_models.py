@@ -13,19 +13,37 @@ COUNTS = {
     "qsm_unet3d": 5_644_913,
     "qsm_unet3d_base32": 22_575_329,
     "atrium_unet": 31_048_257,
+    "lgg_unet": 7_782_913,
+    "lgg_resnet50_unet": 20_676_545,
+    "lgg_bunet": 8_399_873,
 }
 # ours, by the same formula; no report prints them
-OURS = {"atrium_unet_slim": 1_945_233, "atrium_unet3d": 1_400_833}
+OURS = {"atrium_unet_slim": 1_945_233, "atrium_unet3d": 1_401_265, "lgg_unet_slices": 1_946_385}
 SLIM = {"filters": (4, 6, 8), "dropout": 0.2}
+SLIM_OF = {
+    "lgg_bunet": {"filters": (4, 6, 8), "skip_kernels": (3, 5), "context_kernel": 5},
+    "lgg_resnet50_unet": {"filters": (8, 6, 4, 4), "encoder_width": 1 / 16},
+}
 
 
 def test_every_preset_has_a_published_count():
-    assert set(models.names()) == {*COUNTS, *OURS}
+    assert set(models.names()) == {*COUNTS, *OURS, "lgg_backbone_unet"}  # whose count is its backbone's
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_parameter_count_of_our_own(name):
     assert models.build(name).count_params() == OURS[name]
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_linear_upsampling_keeps_a_ramp_and_a_constant(rank):
+    from segkit.models import blocks
+
+    ramp = np.arange(5.0)[(slice(None), *[None] * rank)] * np.ones((5, *[3] * (rank - 1), 1))
+    found = np.asarray(blocks.LinearUpsampling()(ramp[None].astype("f")))[0]
+    assert found.shape == (10, *[6] * (rank - 1), 1)
+    by_hand = [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3.25, 3.75, 4]
+    np.testing.assert_allclose(found.reshape(10, -1), np.array(by_hand)[:, None] * np.ones(6 ** (rank - 1)), atol=1e-6)
 
 
 def test_instance_norm_normalises_each_sample_by_itself():
@@ -54,10 +72,10 @@ def test_parameter_count_is_the_reports(name):
 def test_contract_of_every_preset(name, tmp_path):
     """Any size that can be halved; float32 out; probabilities where the head says so; survives a file in safe mode."""
     keras.utils.set_random_seed(1)
-    model = models.build(name, **(SLIM | ({"dropout": 0.0} if "qsm" in name else {})))
-    rank = len(model.inputs[0].shape) - 2
-    for side in (8, 12):
-        x = np.random.default_rng(0).normal(size=(2, *[side] * rank, 1)).astype("f")
+    model = models.build(name, **SLIM_OF.get(name, SLIM | ({"dropout": 0.0} if "qsm" in name else {})))
+    rank, channels = len(model.inputs[0].shape) - 2, model.inputs[0].shape[-1]
+    for side in (16, 32) if "resnet" in name else (8, 12):
+        x = np.random.default_rng(0).normal(size=(2, *[side] * rank, channels)).astype("f")
         y = np.asarray(model.predict_on_batch(x))
         assert y.shape == (*x.shape[:-1], model.outputs[0].shape[-1])
         assert y.dtype == np.float32
@@ -113,7 +131,7 @@ def test_a_model_trained_in_mixed_precision_is_released_like_any_other(tmp_path)
         (lambda: models.build("ibsr_unet2d", input_shape=(30, 32, 1)), "input of 30 voxels cannot be halved 4 times"),
         (lambda: models.build("ibsr_unet2d", input_shape=(32, 1)), "input_shape must be"),
         (lambda: models.build("ibsr_unet2d", dropout=(0.1, 0.2)), "5 levels take 9 dropout rates"),
-        (lambda: models.build("ibsr_unet3d", upsampling="linear"), "not known in 3D"),
+        (lambda: models.build("ibsr_unet3d", upsampling="cubic"), "upsampling 'cubic' is not known"),
     ],
 )
 def test_bad_requests_say_why(call, message):

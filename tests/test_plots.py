@@ -215,3 +215,37 @@ def test_threshold_explorer_follows_its_sliders(ball, monkeypatch):
     monkeypatch.setattr("segkit.plots.explorer._png", lambda figure: seen.append(figure) or b"")
     plots.threshold_explorer(mask * 100.0, mask, soft, source="real")
     assert [len(figure.axes) for figure in seen] == [0]
+
+
+def test_bars_are_as_high_as_the_counts_and_named_in_order():
+    counts = pd.DataFrame({"no tumour": [140, 3], "tumour": [73, 4]}, index=["all", "one"])
+    ax = plots.bars(counts, ylabel="slices", source="phantom", title="t").axes[0]
+    assert [p.get_height() for p in ax.patches] == [140, 3, 73, 4]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["all", "one"]
+    assert ax.containers[0].get_label() == "no tumour"
+    assert sorted(t.get_text() for t in ax.texts) == ["140", "3", "4", "73"]
+
+
+def test_ranked_bars_have_lines_at_mean_and_median_and_count_what_is_undefined():
+    figure = plots.ranked(pd.Series({"a": 0.9, "b": 0.1, "c": 0.2, "d": np.nan}), ylabel="Dice", source="real")
+    ax = figure.axes[0]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["b", "c", "a"]
+    assert [line.get_ydata()[0] for line in ax.lines] == pytest.approx([0.4, 0.2])
+    assert "1 undefined left out" in ax.get_ylabel()
+
+
+def test_boxes_have_a_group_each_and_leave_out_who_has_none():
+    table = pd.DataFrame({"f": [1.0, 2, 3, 9], "g": [0.0, 0, 0, 0], "cluster": [1, 1, 2, np.nan]})
+    figure = plots.boxes(table, ["f", "g"], by="cluster", source="phantom")
+    assert [ax.get_title() for ax in figure.axes] == ["f", "g"]
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["1\nn 2", "2\nn 1"]
+    dots = [line.get_ydata().tolist() for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert dots == [[1, 2], [3]]
+
+
+def test_contours_in_colours_of_ones_own():
+    mask = np.zeros((8, 8, 3))
+    mask[2:5, 2:5, 1] = 1
+    figure = plots.contours(np.ones((8, 8, 3)), mask, mask, source=None, colours=("#00C000", "#E00000"))
+    handles = figure.legends[0].get_lines()
+    assert [h.get_color() for h in handles] == ["#00C000", "#E00000"]

@@ -1,7 +1,7 @@
 """Layers and blocks that the networks share, in two and three dimensions."""
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 
 @keras.saving.register_keras_serializable("segkit")
@@ -15,6 +15,30 @@ class MonteCarloDropout(layers.Dropout):
 
     def call(self, inputs, training=None):
         return super().call(inputs, training=True)
+
+
+@keras.saving.register_keras_serializable("segkit")
+class LinearUpsampling(layers.Layer):
+    """Twice as many voxels an axis, linearly between their centres; the edge goes on beyond the border. No weights.
+
+    Keras's own bilinear layer fails on TensorFlow once a second image size comes by.
+    """
+
+    def call(self, inputs):
+        x = inputs
+        for axis in range(1, len(x.shape) - 1):
+            x = ops.repeat(x, 2, axis=axis)
+
+            def cut(start, stop, axis=axis, x=x):
+                return x[(slice(None),) * axis + (slice(start, stop),)]
+
+            before = ops.concatenate([cut(0, 1), cut(0, -1)], axis=axis)
+            behind = ops.concatenate([cut(1, None), cut(-1, None)], axis=axis)
+            x = 0.5 * x + 0.25 * (before + behind)
+        return x
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], *(n and 2 * n for n in input_shape[1:-1]), input_shape[-1])
 
 
 def conv(x, filters: int, kernel: int = 3, *, activation="relu", bias=True, normalization=None, name=None):
@@ -44,9 +68,9 @@ def upsample(x, filters: int, how: str, name=None):
         )(x)
     if how == "nearest":
         return {2: layers.UpSampling2D, 3: layers.UpSampling3D}[rank](2, name=name)(x)
-    if how == "linear" and rank == 2:
-        return layers.UpSampling2D(2, interpolation="bilinear", name=name)(x)
-    raise ValueError(f'upsampling {how!r} is not known in {rank}D; choose "nearest", "transpose" or (2D) "linear"')
+    if how == "linear":
+        return LinearUpsampling(name=name)(x)
+    raise ValueError(f'upsampling {how!r} is not known; choose "nearest", "transpose" or "linear"')
 
 
 def dropout(x, rate: float, *, monte_carlo: bool = False, name=None):

@@ -2,6 +2,8 @@
 
 import keras
 
+from segkit.models.bunet import bunet
+from segkit.models.pretrained import backbone_unet, resnet50_unet
 from segkit.models.unet import unet
 
 _IBSR = {"convs": 1, "upsampling": "nearest", "dropout": 0.4, "head": "softmax", "classes": 4}
@@ -17,6 +19,7 @@ _QSM = {
 _ATRIUM = {
     "classes": 1, "convs": 2, "bias": False, "normalization": "batch", "upsampling": "transpose", "head": None,
 }  # fmt: skip
+_LGG = {"input_shape": (None, None, 3), "classes": 1, "convs": 2, "head": "sigmoid"}
 _PRESETS = {
     "ibsr_unet2d": (unet, _IBSR | {"filters": (32, 64, 128, 256, 512)}),
     "ibsr_unet2d_4level": (unet, _IBSR | {"filters": (32, 64, 128, 256)}),
@@ -28,6 +31,15 @@ _PRESETS = {
     # ours: whole volumes, normalised each by itself since a batch holds one of them
     "atrium_unet3d": (unet, _ATRIUM | {
         "filters": (16, 32, 64, 128), "input_shape": (None, None, None, 1), "normalization": "instance", "head": "sigmoid",
+    }),
+    "lgg_unet": (unet, _LGG | {"filters": (64, 128, 256, 512), "upsampling": "linear"}),
+    "lgg_bunet": (bunet, {}),
+    "lgg_resnet50_unet": (resnet50_unet, {}),
+    "lgg_backbone_unet": (backbone_unet, {}),  # what the report's code trained: ResNeXt50
+    # ours: three slices of three sequences
+    "lgg_unet_slices": (unet, _LGG | {
+        "input_shape": (None, None, 9), "filters": (16, 32, 64, 128, 256), "bias": False, "normalization": "batch",
+        "upsampling": "transpose",
     }),
 }  # fmt: skip
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segkit import files
 
-STUDIES = ("atrium", "ibsr")
+STUDIES = ("atrium", "ibsr", "lgg")
 MARK = "phantom.json"
 
 

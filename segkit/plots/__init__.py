@@ -5,6 +5,7 @@ likewise, "real" draws a card of text in its place (the terms of the data allow 
 your own machine).
 """
 
+from segkit.plots.charts import bars, boxes, ranked
 from segkit.plots.explorer import threshold_explorer, thresholds
 from segkit.plots.figures import (
     COLOURS,
@@ -22,6 +23,7 @@ from segkit.plots.surfaces import mesh, points, show_3d, surface, surface_still,
 from segkit.plots.videos import frames, video
 
 __all__ = [
-    "COLOURS", "LABELS", "agreement", "by_subject", "contours", "curves", "frames", "histograms", "mesh", "panels", "points",
-    "save", "show_3d", "surface", "surface_still", "three_planes", "threshold_explorer", "thresholds", "video", "write_html",
+    "COLOURS", "LABELS", "agreement", "bars", "boxes", "by_subject", "contours", "curves", "frames", "histograms", "mesh",
+    "panels", "points", "ranked", "save", "show_3d", "surface", "surface_still", "three_planes", "threshold_explorer",
+    "thresholds", "video", "write_html",
 ]  # fmt: skip

@@ -168,8 +168,9 @@ def contours(
     axis: int = 2,
     aspect: float = 1.0,
     slices: Sequence[int] | None = None,
+    colours: tuple[str, str] = (TRUTH, FOUND),
 ) -> Figure:
-    """Every slice of a volume with the outlines of truth (orange) and prediction (blue) over it.
+    """Every slice of a volume with the outlines of truth and prediction over it, in ``colours`` (default orange and blue).
 
     Parameters
     ----------
@@ -197,11 +198,11 @@ def contours(
         ax.remove()
     for ax, k in zip(axes, slices, strict=False):
         _draw(ax, image[k], None, aspect, vmax)
-        for mask, colour in ((true[k], TRUTH), (found[k], FOUND)):
+        for mask, colour in zip((true[k], found[k]), colours, strict=True):
             if mask.any():
                 ax.contour(mask.T, [0.5], colors=colour, linewidths=0.8)
         ax.text(0.03, 0.97, str(k), transform=ax.transAxes, color="white", fontsize=6, va="top")
-    handles = [axes[0].plot([], [], color=c, label=n)[0] for n, c in (("truth", TRUTH), ("prediction", FOUND))]
+    handles = [axes[0].plot([], [], color=c, label=n)[0] for n, c in zip(("truth", "prediction"), colours, strict=True)]
     figure.legend(handles=handles[truth is None :], loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return _headed(figure, title, source)
 

@@ -1,0 +1,308 @@
+"""Long runs, in cells that resume: five folds, networks at equal minutes, the leakage lesson, a learning curve, sites.
+
+    python -m segkit.studies.lgg.experiments folds --data DIR       five times the profile's budget
+    python -m segkit.studies.lgg.experiments compare --data DIR     U-Net, BU-Net, ResNet50-U-Net (--weights FILE: pretrained as well)
+    python -m segkit.studies.lgg.experiments leakage --data DIR     one network, split by slices and by patients
+    python -m segkit.studies.lgg.experiments curve --data DIR       more and more training patients
+    python -m segkit.studies.lgg.experiments sites --data DIR       leave one site out
+    python -m segkit.studies.lgg.experiments release --data DIR     the recipe on every patient, into saved_models
+
+Each cell ends with rows of a CSV in ``tables/``; what is there is not run again.
+"""
+
+import argparse
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from segkit import files, legacy, metrics
+from segkit.studies import common
+from segkit.studies.lgg.layout import RELEASED, find, leave_site_out, split, start
+from segkit.studies.lgg.networks import build, choose_threshold, predict, release, train
+from segkit.studies.lgg.steps import load
+from segkit.studies.lgg.tables import evaluate
+
+CURVE = (1 / 8, 1 / 4, 1 / 2, 1.0)  # shares of the training patients
+BOTH = {"slices": True, "patients": False}  # whether the lesson's split lets a patient stand on both sides
+
+
+def _rows(path: Path, recipe: str) -> pd.DataFrame:
+    """Rows written so far; ValueError when another recipe wrote them."""
+    if not path.is_file():
+        return pd.DataFrame()
+    done = pd.read_csv(path)
+    others = sorted(set(done["recipe"]) - {recipe})
+    if others:
+        raise ValueError(f"{path}: holds rows of another recipe ({others[0]}; now {recipe}); move the file away")
+    return done
+
+
+def _keep(path: Path, done: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    done = pd.concat([done, rows], ignore_index=True)
+    files.write_text(path, done.round(5).to_csv(index=False))
+    return done
+
+
+def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epochs: int | None = None) -> str:
+    """What a row was made with."""
+    budget = f"{minutes:g} minutes" if minutes else f"{epochs} epochs"
+    return f"{what}, {budget}, {run.profile.size}², {find(run.data)['patient'].nunique()} patients, seed {run.seed}"
+
+
+def cross_validate(run: common.Run, *, folds: Sequence[int] = (1, 2, 3, 4, 5), verbose=2) -> pd.DataFrame:
+    """Train and score the recipe on each fold; the threshold is the selection patients'. Rows of ``tables/folds.csv`` are kept.
+
+    Returns the rows of :func:`segkit.studies.lgg.evaluate` with fold, threshold, minutes and recipe.
+    """
+    profile, patients = run.profile, list(find(run.data)["patient"].unique())
+    recipe, path = (
+        recipe_of(run, RELEASED, minutes=profile.minutes, epochs=profile.epochs),
+        run.results / "tables" / "folds.csv",
+    )
+    done = _rows(path, recipe)
+    for fold in folds:
+        if len(done) and (done["fold"] == fold).any():
+            continue
+        chosen, name = split(patients, fold=fold), f"fold{fold}_{RELEASED}"
+        model, _ = train(run, chosen, name=name, verbose=verbose)
+        threshold = float(choose_threshold(model, run, chosen["selection"]).idxmax())
+        method = functools.partial(predict, model, size=profile.size)
+        scores = evaluate({name: method}, run.data, run.results, chosen["test"], threshold=threshold)
+        done = _keep(path, done, scores.assign(fold=fold, threshold=threshold, recipe=recipe))
+    return done
+
+
+def compare(
+    run: common.Run, *, networks: Sequence[str] | None = None, weights: str | None = None, fold: int = 1, verbose=2
+) -> pd.DataFrame:
+    """The report's networks and ours at equal minutes on one fold, scored on its test patients: ``tables/compare.csv``.
+
+    Full width first: a network that sees less than two epochs' worth of slices in the budget is followed by its half-width twin.
+
+    Parameters
+    ----------
+    weights : path or "imagenet", optional
+        Adds a row: the ResNet50 encoder from these weights (version 1.5 for an ``.npz``).
+
+    Returns
+    -------
+    DataFrame
+        A row a network and patient: network, width, encoder (where its weights came from), parameters, steps, epochs (slices seen /
+        slices), seconds, subject, dice, hd95_pixels.
+    """
+    profile = run.profile
+    minutes, epochs = profile.cell_minutes, profile.cell_epochs
+    recipe = recipe_of(run, f"fold {fold}", minutes=minutes, epochs=epochs)
+    path, chosen = run.results / "tables" / "compare.csv", split(list(find(run.data)["patient"].unique()), fold=fold)
+    done = _rows(path, recipe)
+    cells = [(network, "full", None) for network in (*(networks or profile.compared), RELEASED)]
+    if weights is not None:
+        cells.append(("lgg_resnet50_unet", "full", str(weights)))
+    while cells:
+        network, width, encoder = cells.pop(0)
+        said = "random" if encoder is None else Path(encoder).name
+        here = (
+            done[(done["network"] == network) & (done["width"] == width) & (done["encoder"] == said)]
+            if len(done)
+            else done
+        )
+        if not len(here):
+            settings = _half(network) if width == "half" else {}
+            if encoder is not None:
+                settings |= {"weights": encoder, "version": "v1.5" if encoder.endswith(".npz") else "v1"}
+            name = f"compare_{network}_{width}" + ("" if encoder is None else "_pretrained")
+            model, history = train(
+                run, chosen, network=network, name=name, minutes=minutes, epochs=epochs, verbose=verbose, **settings
+            )
+            scores = evaluate(
+                {name: functools.partial(predict, model, size=profile.size)}, run.data, run.results, chosen["test"]
+            )
+            count = sum(load(run.results, p)[0].shape[2] for p in chosen["train"])
+            steps = int(history["iterations"].iloc[-1])
+            here = scores[["subject", "dice", "hd95_pixels"]].assign(
+                network=network, width=width, encoder=said, parameters=model.count_params(), steps=steps,
+                epochs=steps * profile.batch_size / count, seconds=float(history["seconds"].iloc[-1]), recipe=recipe,
+            )  # fmt: skip
+            done = _keep(path, done, here)
+        if (
+            width == "full"
+            and encoder is None
+            and not profile.filters
+            and here["epochs"].iloc[0] < 2
+            and network != RELEASED
+        ):
+            cells.insert(0, (network, "half", None))
+    return done
+
+
+def _half(network: str) -> dict:
+    halves = {
+        "lgg_unet": {"filters": (32, 64, 128, 256)}, "lgg_bunet": {"filters": (8, 16, 32, 64, 128)},
+        "lgg_resnet50_unet": {"filters": (256, 128, 64, 32), "encoder_width": 0.5},
+    }  # fmt: skip
+    return halves[network]
+
+
+def leakage(run: common.Run, *, verbose=2) -> pd.DataFrame:
+    """One network trained twice on the training and selection patients of fold 1: slices split at random, and patients.
+
+    76.5 % train, 10 % select, 13.5 % are scored, as the report's code cut its slices. ``tables/leakage.csv``: split, dice (mean over
+    patients, on their scored slices), batch_dice (all scored slices as one), patients, shared_patients (scored patients that also train),
+    slices.
+    """
+    profile, path = run.profile, run.results / "tables" / "leakage.csv"
+    minutes, epochs = profile.lesson_minutes, profile.cell_epochs
+    recipe = recipe_of(run, "lgg_unet, a quarter of its width", minutes=minutes, epochs=epochs)
+    done = _rows(path, recipe)
+    chosen = split(list(find(run.data)["patient"].unique()))
+    pool = sorted([*chosen["train"], *chosen["selection"]])
+    for kind in BOTH:
+        if len(done) and (done["split"] == kind).any():
+            continue
+        done = _keep(
+            path, done, pd.DataFrame([_lesson(run, pool, kind, minutes, epochs, verbose) | {"recipe": recipe}])
+        )
+    return done
+
+
+def _lesson(run: common.Run, pool: list[str], kind: str, minutes, epochs, verbose) -> dict:
+    """One row of :func:`leakage`."""
+    import keras
+
+    from segkit import augment, data, losses, training
+
+    profile, known = run.profile, {p: load(run.results, p) for p in pool}
+    index = np.array([(p, k) for p, (_, mask) in known.items() for k in range(mask.shape[2])], dtype=object)
+    rng = np.random.default_rng(run.seed)
+    if kind == "slices":
+        drawn = rng.permutation(len(index))
+        place = np.empty(len(index))
+        place[drawn] = (np.arange(len(index)) + 0.5) / len(index)
+    else:
+        order = {p: (i + 0.5) / len(pool) for i, p in enumerate(rng.permutation(pool))}
+        place = np.array([order[p] for p, _ in index])
+    sides = {"train": place < 0.765, "selection": (place >= 0.765) & (place < 0.865), "test": place >= 0.865}
+    parts = {}
+    for side, here in sides.items():
+        images = np.stack([known[p][0][:, :, k] for p, k in index[here]])
+        truth = np.stack([known[p][1][:, :, k] for p, k in index[here]])
+        parts[side] = images, truth, [p for p, _ in index[here]]
+    keras.utils.set_random_seed(run.seed)
+    model = build("lgg_unet", profile, **({} if profile.filters else {"filters": (16, 32, 64, 128)}))
+    moves = augment.slices(flips=(1,), rotate=15, scale=0.1, gain=0.1)
+    common_settings = {"classes": 1, "batch_size": profile.batch_size, "seed": run.seed}
+    train_set = data.Arrays(*parts["train"], augment=moves, steps=profile.steps, **common_settings)
+    selection = data.Arrays(*parts["selection"], shuffle=False, **common_settings)
+    training.fit(
+        model, train_set, selection, run=run.results / "runs" / f"leakage_{kind}", loss=losses.get("cross_entropy_dice"),
+        minutes=minutes, epochs=epochs, learning_rate=1e-3, schedule="cosine", ema=0.99, seed=run.seed, verbose=verbose,
+        allow_leakage=BOTH[kind],
+    )  # fmt: skip
+    images, truth, names = parts["test"]
+    found = (
+        np.concatenate(
+            [model.predict_on_batch(images[i : i + 32].astype(np.float32)) for i in range(0, len(images), 32)]
+        )[..., 0]
+        >= 0.5
+    )
+    of = np.array(names)
+    by = [metrics.dice(truth[of == p], found[of == p]) for p in sorted(set(names)) if truth[of == p].any()]
+    return {
+        "split": kind, "dice": float(np.mean(by)), "batch_dice": legacy.lgg_batch_dice(truth, found), "patients": len(set(names)),
+        "shared_patients": len(set(names) & set(parts["train"][2])), "slices": len(truth),
+    }  # fmt: skip
+
+
+def learning_curve(run: common.Run, *, fold: int = 1, verbose=2) -> pd.DataFrame:
+    """The recipe with an eighth, a quarter, half and all of a fold's training patients, at equal minutes: ``tables/curve.csv``."""
+    profile, path = run.profile, run.results / "tables" / "curve.csv"
+    recipe = recipe_of(run, f"{RELEASED}, fold {fold}", minutes=profile.cell_minutes, epochs=profile.cell_epochs)
+    done = _rows(path, recipe)
+    chosen = split(list(find(run.data)["patient"].unique()), fold=fold)
+    order = list(np.random.default_rng(run.seed).permutation(chosen["train"]))
+    for n in dict.fromkeys(max(1, round(share * len(order))) for share in CURVE):
+        if len(done) and (done["patients"] == n).any():
+            continue
+        name = f"curve_{n}"
+        model, _ = train(
+            run,
+            chosen | {"train": sorted(order[:n])},
+            name=name,
+            minutes=profile.cell_minutes,
+            epochs=profile.cell_epochs,
+            verbose=verbose,
+        )
+        scores = evaluate(
+            {name: functools.partial(predict, model, size=profile.size)}, run.data, run.results, chosen["test"]
+        )
+        done = _keep(path, done, scores[["subject", "dice", "hd95_pixels"]].assign(patients=n, recipe=recipe))
+    return done
+
+
+def sites(run: common.Run, *, verbose=2) -> pd.DataFrame:
+    """The recipe trained without one site and scored on it, a cell a site: ``tables/sites.csv``."""
+    profile, path, table = run.profile, run.results / "tables" / "sites.csv", find(run.data)
+    recipe = recipe_of(run, f"{RELEASED}, a site left out", minutes=profile.cell_minutes, epochs=profile.cell_epochs)
+    done = _rows(path, recipe)
+    for site in sorted(table["site"].unique()):
+        if len(done) and (done["site"] == site).any():
+            continue
+        chosen, name = leave_site_out(table, site), f"without_{site}"
+        model, _ = train(
+            run, chosen, name=name, minutes=profile.cell_minutes, epochs=profile.cell_epochs, verbose=verbose
+        )
+        scores = evaluate(
+            {name: functools.partial(predict, model, size=profile.size)}, run.data, run.results, chosen["test"]
+        )
+        done = _keep(path, done, scores[["subject", "site", "dice", "hd95_pixels"]].assign(recipe=recipe))
+    return done
+
+
+def release_all(run: common.Run, *, verbose=2) -> pd.DataFrame:
+    """Train the recipe on every patient, nothing held out, and release it; the scores beside it are the five folds'."""
+    scores = pd.read_csv(
+        common.need(run.results / "tables" / "folds.csv", "python -m segkit.studies.lgg.experiments folds")
+    )
+    patients, name = sorted(find(run.data)["patient"].unique()), f"all_{RELEASED}"
+    train(run, {"train": patients, "selection": []}, name=name, verbose=verbose)
+    path = release(run, name, scores)
+    return pd.DataFrame({"file": [path.name], "MB": [round(path.stat().st_size / 1e6, 2)]})
+
+
+WHAT = {
+    "folds": cross_validate, "compare": compare, "leakage": leakage, "curve": learning_curve, "sites": sites, "release": release_all,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Long runs of the glioma study, in cells that resume.")
+    parser.add_argument("what", choices=sorted(WHAT))
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--profile", default="full")
+    parser.add_argument("--results")
+    parser.add_argument("--fold", type=int, help="one fold only")
+    parser.add_argument("--weights", help="of the pretrained encoder, for compare")
+    options = parser.parse_args()
+    run = start(options.profile, data=Path(options.data).expanduser().resolve(), results=options.results)
+    prepare(run)
+    extra = {"folds": {"folds": (options.fold,)} if options.fold else {}, "compare": {"weights": options.weights}}
+    print(WHAT[options.what](run, **extra.get(options.what, {})).to_string())
+
+
+def prepare(run: common.Run) -> None:
+    """Do what 01 and 02 do, for the patients whose files are not there."""
+    from segkit.studies.lgg.steps import downsample, standardise
+
+    table = find(run.data)
+    left = [p for p in table["patient"].unique() if not (run.results / "downsampled" / f"{p}.npz").is_file()]
+    if left:
+        standardise(table[table["patient"].isin(left)], run.results)
+        downsample(left, run.results, size=run.profile.size)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,305 @@
+"""03 training, prediction, the released model and a user's own slices."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from nibabel import Nifti1Image
+
+from segkit import files, labels, postprocessing, shape, volumes
+from segkit.studies import common
+from segkit.studies.lgg.layout import RELEASED, SIZE, Profile, pair, read
+from segkit.studies.lgg.steps import load, normalise, pad_square, resize, upright
+
+THRESHOLDS = tuple(round(0.2 + 0.05 * k, 2) for k in range(13))
+COLOURS = ("#00C000", "#E00000")  # truth, prediction: as the report draws them
+DROPPED = 0.08  # share of samples in which pre, and post, are replaced by FLAIR, as where a sequence is missing
+
+
+def build(network: str, profile: Profile, **settings):
+    """A network of :func:`segkit.models.names`; the smoke and quick profiles make ours slim."""
+    from segkit import models
+
+    slim = {"filters": profile.filters} if profile.filters and network in (RELEASED, "lgg_unet") else {}
+    if profile.filters and network == "lgg_bunet":
+        slim = {"filters": (4, 8, 8), "skip_kernels": (3, 5), "context_kernel": 5}
+    return models.build(network, **(slim | settings))
+
+
+def neighbours_of(model) -> int:
+    """Neighbouring slices on each side that a model takes, by its channels (three a slice)."""
+    return (model.inputs[0].shape[-1] // 3 - 1) // 2
+
+
+def class_weights(results: Path, patients: Sequence[str]) -> tuple[float, float]:
+    """Weights of background and tumour for the cross-entropy: 1 / (2 · share of each), from the training masks alone."""
+    masks = [load(results, p)[1] for p in patients]
+    share = sum(int(m.sum()) for m in masks) / sum(m.size for m in masks)
+    if not 0 < share < 1:
+        raise ValueError(f"{share:.0%} of the training pixels are tumour; there is nothing to weigh")
+    return 1 / (2 * (1 - share)), 1 / (2 * share)
+
+
+def slices(
+    run: common.Run, patients: Sequence[str], *, neighbours: int, augment=None, seed: int = 0, shuffle: bool = True, **settings
+):  # fmt: skip
+    """A :class:`segkit.data.Slices` of patients that 02 wrote; a patient without a mask is refused."""
+    from segkit import data
+
+    known = {}
+    for patient in patients:
+        image, mask = load(run.results, patient)
+        if mask is None:
+            raise ValueError(f"{patient}: has no mask, so nothing can be learnt from it; take it out of the list")
+        known[patient] = image, mask
+    return data.Slices(
+        known, classes=1, neighbours=neighbours, batch_size=run.profile.batch_size, seed=seed, shuffle=shuffle, augment=augment,
+        **settings,
+    )  # fmt: skip
+
+
+def train(
+    run: common.Run,
+    patients: dict[str, list[str]],
+    *,
+    network: str = RELEASED,
+    name: str | None = None,
+    minutes: float | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    loss: str = "cross_entropy_dice",
+    verbose="auto",
+    **settings,
+):
+    """Train a network on slices, or go on with an interrupted run.
+
+    Half of the samples are slices with tumour; flips between left and right, turns, scaling, other contrast and noise; pre or post is at
+    times replaced by FLAIR; cross-entropy + Dice over the batch; AdamW with a cosine schedule that scales to the budget; moving
+    average of the weights. The state with the smallest loss on the selection patients is kept.
+
+    Parameters
+    ----------
+    patients : dict
+        ``train`` and ``selection`` (lists; a patient on both sides is refused). Without selection the training loss decides.
+    network : str
+        Ours takes one neighbouring slice on each side, the report's networks none.
+    name : str, optional
+        Of the run folder; default the network's.
+    minutes, epochs : optional
+        Budget; default the profile's.
+    **settings
+        Go to :func:`segkit.models.build`.
+
+    Returns
+    -------
+    model, history
+    """
+    import keras
+
+    from segkit import augment, losses, training
+
+    profile, seed = run.profile, run.seed if seed is None else seed
+    if minutes is None and epochs is None:
+        minutes, epochs = profile.minutes, profile.epochs
+    keras.utils.set_random_seed(seed)
+    training.precision()
+    model = build(network, profile, **settings)
+    neighbours = neighbours_of(model)
+    moves = augment.slices(flips=(1,), rotate=20, scale=0.15, gain=0.2, noise=0.15)
+    sets = {
+        "train": slices(
+            run, patients["train"], neighbours=neighbours, augment=drop_sequences(moves, DROPPED), seed=seed,
+            foreground=0.5, steps=profile.steps,
+        ),
+        "selection": slices(run, patients["selection"], neighbours=neighbours, shuffle=False) if patients.get("selection") else None,
+    }  # fmt: skip
+    history = training.fit(
+        model, sets["train"], sets["selection"], run=run.results / "runs" / (name or network), loss=losses.get(loss),
+        epochs=epochs, minutes=minutes, optimizer={"class_name": "adamw", "config": {"weight_decay": 1e-3, "clipnorm": 1.0}},
+        learning_rate=profile.learning_rate, schedule="cosine", ema=0.99, seed=seed, verbose=verbose, settings={"network": settings},
+    )  # fmt: skip
+    return model, history
+
+
+def drop_sequences(transform, share: float):
+    """``transform``, and with probability ``share`` each, pre or post replaced by FLAIR in every slice of the sample."""
+
+    def both(image, label, rng):
+        image, label = transform(image, label, rng)
+        for channel in (0, 2):
+            if rng.random() < share:
+                image[..., channel::3] = image[..., 1::3]
+        return image, label
+
+    both.settings = transform.settings | {"dropped": share}
+    return both
+
+
+def predict(model, image: np.ndarray, *, size: int = SIZE, mirror: bool = True, batch_size: int = 16) -> np.ndarray:
+    """Probability of tumour at every pixel of a patient's slices.
+
+    Parameters
+    ----------
+    model : keras.Model or several
+    image : array (rows, columns, slices, 3)
+        As read, of any size: padded to a square, brought to ``size``, normalised, segmented and brought back.
+    mirror : bool
+        Average with the prediction on slices flipped between left and right.
+
+    Returns
+    -------
+    float32 array (rows, columns, slices)
+    """
+    square = pad_square(image)
+    small = predict_small(model, normalise(resize(square, (size, size))), mirror=mirror, batch_size=batch_size)
+    large = resize(small, square.shape[:2])
+    start = [(s - n) // 2 for s, n in zip(square.shape[:2], image.shape[:2], strict=True)]
+    return large[start[0] : start[0] + image.shape[0], start[1] : start[1] + image.shape[1]]
+
+
+def predict_small(model, image: np.ndarray, *, mirror: bool = True, batch_size: int = 16) -> np.ndarray:
+    """:func:`predict` on slices that 02 wrote."""
+    from segkit import inference
+
+    members = list(model) if isinstance(model, list | tuple) else [model]
+    found = inference.predict(
+        members, nib.Nifti1Image(np.asarray(image, np.float32), np.eye(4)), output="probabilities", axis=2,
+        neighbours=neighbours_of(members[0]), mirror=(1,) if mirror else (), batch_size=batch_size, multiple=16,
+    )  # fmt: skip
+    return volumes.array(found)[..., 0]
+
+
+def to_mask(probabilities: np.ndarray, *, threshold: float = 0.5, largest: bool = True) -> np.ndarray:
+    """uint8 mask: ``threshold``, then the largest 3D component (26 neighbours) where asked."""
+    mask = postprocessing.threshold(probabilities, threshold)
+    return postprocessing.largest_component(mask) if largest else mask
+
+
+def choose_threshold(
+    model, run: common.Run, patients: Sequence[str], *, among: Sequence[float] = THRESHOLDS
+) -> pd.Series:
+    """Mean Dice a patient for each threshold, on selection patients; ``.idxmax()`` is the one to use."""
+    from segkit import metrics
+
+    rows = []
+    for patient in patients:
+        image, mask = load(run.results, patient)
+        found = predict_small(model, image)
+        rows.append({at: metrics.dice(mask, to_mask(found, threshold=at)) for at in among})
+    return pd.DataFrame(rows).mean().rename("Dice").rename_axis("threshold")
+
+
+def released() -> list[Path]:
+    """Files of the released model's members."""
+    return sorted((common.home() / "results_dir" / "lgg" / "saved_models").glob(f"{RELEASED}*.keras"))
+
+
+def release(run: common.Run, name: str, scores: pd.DataFrame, *, member: str = "") -> Path:
+    """Save the trained run ``name`` in float16 to ``results_dir/lgg/saved_models``, with its record and its scores."""
+    from segkit import models
+
+    folder, stem = common.home() / "results_dir" / "lgg" / "saved_models", RELEASED + (f"_{member}" if member else "")
+    source = run.results / "runs" / name
+    path = models.save(models.load(common.need(source / "best.keras", "03_training")), folder / f"{stem}.keras")
+    files.write_text(folder / f"{stem}.run.json", (source / "run.json").read_text())
+    files.write_text(folder / f"{RELEASED}.scores.csv", scores.round(5).to_csv(index=False))
+    return path
+
+
+def load_model(model=None) -> list:
+    """Models from what a user may give: None (the released ones), a path, a model, or several of either."""
+    from segkit import models
+
+    given = released() if model is None else model
+    given = given if isinstance(given, list | tuple) else [given]
+    if not given:
+        raise FileNotFoundError(
+            "no released model in results_dir/lgg/saved_models; run from a checkout of the repository, or give model="
+        )
+    return [models.load(m) if isinstance(m, str | os.PathLike) else m for m in given]
+
+
+def segment(
+    scan, *, model=None, out: str | os.PathLike | None = None, threshold: float = 0.5, largest: bool = True
+) -> Nifti1Image:
+    """Tumour mask of a patient's slices, with the released model.
+
+    Parameters
+    ----------
+    scan : path
+        Folder of ``<patient>_<n>.tif`` as in ``kaggle_3m`` (8-bit RGB: pre, FLAIR, post; or grey FLAIR alone). Masks in it are ignored.
+    model : keras.Model or path, or several, optional
+        Default :func:`released`.
+    out : folder, optional
+        Also write ``<patient>_seg.nii.gz``, ``<patient>_overlay.png`` and ``<patient>_measures.csv``.
+    threshold, largest
+        See :func:`to_mask`.
+
+    Returns
+    -------
+    Nifti1Image
+        uint8 (rows, columns, slices in numeric order), 0 background, 1 tumour; the affine is the identity, since the slices have no
+        header.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When the folder is missing, holds no slice or slices of several sizes or patients.
+    """
+    folder = Path(scan)
+    table = _own(folder)
+    image, _ = read(table, folder.resolve().name)
+    mask = nib.Nifti1Image(to_mask(predict(load_model(model), image), threshold=threshold, largest=largest), np.eye(4))
+    if out is not None:
+        write_outputs(image, mask, Path(out), folder.name)
+    return mask
+
+
+def _own(folder: Path) -> pd.DataFrame:
+    """Slices of one patient's folder, masks left out."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; give the folder that holds one patient's slices")
+    rows, _ = pair(folder.resolve(), with_masks=False)
+    if not rows:
+        raise ValueError(f"{folder}: holds no slice of its own; expected {folder.name}_1.tif, {folder.name}_2.tif, …")
+    return pd.DataFrame(rows)
+
+
+def write_outputs(image: np.ndarray, mask: Nifti1Image, out: Path, name: str) -> list[Path]:
+    """Write mask, overlay of the slices with tumour and measures of one patient; the files' paths."""
+    from segkit import plots
+
+    figure = plots.contours(
+        upright(image[..., 1]), None, upright(volumes.array(mask)), source=None, title=name, colours=COLOURS
+    )
+    written = [out / f"{name}_seg.nii.gz", plots.save(figure, out / f"{name}_overlay.png")]
+    volumes.save(mask, written[0])
+    return [*written, files.write_text(out / f"{name}_measures.csv", measure(mask).to_csv())]
+
+
+def measure(mask, scan=None) -> pd.DataFrame:
+    """What a user reads off a mask: its size in pixels and the three shape features.
+
+    Parameters
+    ----------
+    mask : path or Nifti1Image
+        0 background; one other value. ``scan`` is not needed: the slices have no header, so there is no volume in ml.
+
+    Returns
+    -------
+    DataFrame
+        One row, index "tumour": pixels, slices, components, and :data:`segkit.shape.NAMES`.
+    """
+    import cc3d
+
+    del scan
+    mask = volumes.check(mask, "mask") if isinstance(mask, Nifti1Image) else volumes.load(mask)
+    inside = volumes.array(labels.as_labels(mask, None, "mask")) > 0
+    row = {
+        "pixels": int(inside.sum()), "slices": int(inside.any(axis=(0, 1)).sum()),
+        "components": int(cc3d.connected_components(inside, connectivity=26).max()),
+    }  # fmt: skip
+    return pd.DataFrame([row | shape.features(inside)], index=pd.Index(["tumour"], name="structure"))

@@ -1,0 +1,574 @@
+"""The glioma study: slices as they lie on disk, its steps, leakage, shape against clusters, a user's own slices."""
+
+import cv2
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from segkit import legacy, metrics, models, phantoms, shape
+from segkit.studies import lgg
+from segkit.studies.lgg import radiogenomics
+
+
+def put(home, number, image=None, mask=None, *, name=None, end=""):
+    """One slice's files, named as Kaggle names them."""
+    home.mkdir(parents=True, exist_ok=True)
+    stem = f"{name or home.name}_{number}"
+    if image is not None:
+        cv2.imwrite(
+            str(home / f"{stem}{end}.tif"),
+            np.asarray(image, np.uint8)[..., ::-1] if np.ndim(image) == 3 else np.uint8(image),
+        )
+    if mask is not None:
+        cv2.imwrite(str(home / f"{stem}_mask{end}.tif"), np.uint8(mask))
+    return home
+
+
+def tiny(folder, name="TCGA_CS_0001_20000101", count=4, size=16):
+    rng = np.random.default_rng(0)
+    for k in range(1, count + 1):
+        mask = np.zeros((size, size))
+        mask[3:9, 4 : 6 + k] = 255 * (k > 1)
+        put(folder / name, k, rng.integers(1, 255, (size, size, 3)), mask)
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Phantoms of the smoke profile through 01 and 02."""
+    run = lgg.start("smoke", results=tmp_path_factory.mktemp("lgg"))
+    lgg.experiments.prepare(run)
+    return run
+
+
+# -- the data as they lie on disk
+
+
+def test_find_pairs_by_name_in_numeric_order(tmp_path):
+    home = tiny(tmp_path, count=11)
+    table = lgg.find(tmp_path)
+    assert list(table["slice"]) == list(range(1, 12))
+    assert [p.name for p in table["image"]][8:] == [f"{home.name}_{k}.tif" for k in (9, 10, 11)]
+    assert [p.name for p in table["mask"]][10] == f"{home.name}_11_mask.tif"
+    assert set(table["site"]) == {"CS"}
+    assert table.attrs["excluded"].empty
+    image, mask = lgg.read(table, home.name)
+    assert image.shape == (16, 16, 11, 3)
+    np.testing.assert_array_equal(mask[..., 10], lgg.read_mask(table["mask"][10]))
+
+
+def test_find_looks_into_the_shared_layout(tmp_path):
+    tiny(tmp_path / "kaggle_3m", "TCGA_CS_0001_20000101")
+    assert lgg.find(tmp_path)["patient"].nunique() == 1
+    tiny(tmp_path / "kaggle_3m_128", "TCGA_DU_0002_20000101")
+    assert set(lgg.find(tmp_path)["site"]) == {"DU"}
+    assert set(lgg.find(tmp_path, kind="kaggle_3m")["site"]) == {"CS"}
+    with pytest.raises(FileNotFoundError, match=r"kaggle_4m: no such folder; .* holds kaggle_3m, kaggle_3m_128"):
+        lgg.find(tmp_path, kind="kaggle_4m")
+
+
+def test_what_is_left_out_is_named_and_counted(tmp_path):
+    home = tiny(tmp_path, count=7)
+    (home / f"{home.name}_2.tif").unlink()  # a mask without image
+    (home / f"{home.name}_3_mask.tif").unlink()  # an image without mask
+    put(home, 4, np.ones((16, 16, 3)), np.zeros((16, 16)), end=" (1)")
+    put(home, 4, np.ones((16, 16, 3)), name="TCGA_XX_0009_20000101")
+    (home / "notes.txt").write_text("")
+    table = lgg.find(tmp_path)
+    assert list(table["slice"]) == [1, 4, 5, 6, 7]
+    reasons = table.attrs["excluded"].groupby("reason")["file"].apply(list).to_dict()
+    assert reasons["a mask without image"] == [f"{home.name}_2_mask.tif"]
+    assert reasons["an image without mask"] == [f"{home.name}_3.tif"]
+    assert len(reasons["a copy"]) == 2
+    assert reasons["not named <patient>_<n>.tif"] == ["notes.txt"]
+    assert reasons[f"another patient's name in folder {home.name}"] == ["TCGA_XX_0009_20000101_4.tif"]
+    assert reasons["numbers missing in between (2, 3); the others are kept as neighbours"] == [home.name]
+
+
+def test_a_patient_without_any_mask_is_kept_and_refused_where_masks_are_needed(tmp_path):
+    home = tiny(tmp_path)
+    for path in home.glob("*_mask.tif"):
+        path.unlink()
+    table = lgg.find(tmp_path)
+    assert list(table["mask"]) == [None] * 4
+    assert lgg.read(table, home.name)[1] is None
+    with pytest.raises(ValueError, match="has no mask, so nothing can be scored"):
+        lgg.evaluate({"a": lambda image: image[..., 0]}, tmp_path, tmp_path, [home.name])
+
+
+def test_folders_that_hold_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder; give DATA the folder kaggle_3m"):
+        lgg.find(tmp_path / "none")
+    with pytest.raises(ValueError, match="no slice found; expected <patient>/<patient>_<n>.tif"):
+        lgg.find(tmp_path)
+
+
+def test_the_same_number_twice_is_an_error(tmp_path):
+    home = tiny(tmp_path)
+    put(home, "02", np.ones((16, 16, 3)))
+    with pytest.raises(ValueError, match=r"slice 2 stands twice"):
+        lgg.find(tmp_path)
+
+
+@pytest.mark.parametrize("white", [1, 255, 7])
+def test_masks_of_any_one_value_become_0_and_1(tmp_path, white):
+    mask = np.zeros((8, 8))
+    mask[2:4] = white
+    put(tmp_path / "p", 1, mask=mask)
+    found = lgg.read_mask(tmp_path / "p" / "p_1_mask.tif")
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, mask > 0)
+
+
+def test_masks_and_images_that_cannot_be_meant(tmp_path):
+    home = tmp_path / "p"
+    put(home, 1, mask=np.arange(64).reshape(8, 8))
+    put(home, 2, mask=np.random.default_rng(0).integers(0, 255, (8, 8, 3)))
+    with pytest.raises(ValueError, match=r"p_1_mask.tif: holds the values \[1, 2, .* binarise it first"):
+        lgg.read_mask(home / "p_1_mask.tif")
+    with pytest.raises(ValueError, match=r"p_2_mask.tif: the channels differ; .* exchanged with an image"):
+        lgg.read_mask(home / "p_2_mask.tif")
+    (home / "p_3.tif").write_bytes(b"no picture")
+    cv2.imwrite(str(home / "p_4.tif"), np.ones((8, 8, 3), np.uint16))
+    cv2.imwrite(str(home / "p_5.tif"), np.ones((8, 8, 4), np.uint8))
+    for number, message in ((3, "cannot be read as an image"), (4, "has uint16 pixels"), (5, "has 4 channels")):
+        with pytest.raises(ValueError, match=message):
+            lgg.read_image(home / f"p_{number}.tif")
+
+
+def test_channels_are_pre_flair_post_and_a_grey_image_is_flair(tmp_path):
+    image = np.zeros((4, 4, 3))
+    image[..., 0], image[..., 1], image[..., 2] = 10, 20, 30
+    put(tmp_path / "p", 1, image)
+    put(tmp_path / "p", 2, image[..., 1])
+    assert lgg.read_image(tmp_path / "p" / "p_1.tif")[0, 0].tolist() == [10, 20, 30]
+    assert lgg.read_image(tmp_path / "p" / "p_2.tif")[0, 0].tolist() == [20, 20, 20]
+    found = lgg.overview(lgg.find(tmp_path))
+    assert found.loc["p", ["has_pre", "has_post"]].tolist() == [True, True]
+    put(tmp_path / "p", 1, np.stack([image[..., 1], image[..., 1], image[..., 2]], -1))
+    found = lgg.overview(lgg.find(tmp_path))
+    assert found.loc["p", ["has_pre", "has_post"]].tolist() == [False, True]
+
+
+def test_slices_of_several_sizes_name_the_first(tmp_path):
+    home = tiny(tmp_path)
+    put(home, 3, np.ones((20, 16, 3)), np.zeros((20, 16)))
+    with pytest.raises(ValueError, match=r"_3.tif: \(20, 16\) pixels, the patient's first slice has \(16, 16\)"):
+        lgg.read(lgg.find(tmp_path), home.name)
+    with pytest.raises(ValueError, match="patient 'nobody' is not here"):
+        lgg.read(lgg.find(tmp_path), "nobody")
+
+
+def test_diagnoses_have_the_right_names(tmp_path):
+    tiny(tmp_path, count=5)  # the first slice is empty
+    assert lgg.diagnoses(lgg.find(tmp_path))["diagnosis"].tolist() == [0, 1, 1, 1, 1]
+
+
+def table_of_clusters(patients, **columns):
+    rows = pd.DataFrame({"Patient": patients} | dict.fromkeys(lgg.CLUSTERS, 1) | columns)
+    return rows
+
+
+def test_clinical_table_and_what_may_be_wrong_with_it(tmp_path):
+    path = tmp_path / "data.csv"
+    with pytest.raises(FileNotFoundError, match=r"data.csv: missing, and not in kaggle_3m either"):
+        lgg.clinical(tmp_path)
+    for text, message in (
+        ("", "is empty"),
+        ("Patient,race\nA,1\n", "lacks the columns"),
+        (",".join(["Patient", *lgg.CLUSTERS]), "names no patient"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            lgg.clinical(tmp_path)
+    table_of_clusters(["A", "A"]).to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"names \['A'\] twice"):
+        lgg.clinical(tmp_path)
+    table_of_clusters(["A", "B"], RNASeqCluster=[2, None]).to_csv(path, index=False)
+    found = lgg.clinical(tmp_path)
+    assert found.loc["A", "RNASeqCluster"] == 2
+    assert np.isnan(found.loc["B", "RNASeqCluster"])
+
+
+# -- who trains
+
+
+def test_the_five_folds_test_each_of_a_hundred_patients_once():
+    everyone = []
+    for fold in range(1, 6):
+        lists = {
+            part: lgg.split([f"p{i}" for i in range(9)], fold=fold)[part] for part in ("train", "selection", "test")
+        }
+        assert len({p for chosen in lists.values() for p in chosen}) == 9
+        from segkit.studies import common
+
+        parts = [common.split("lgg", f"fold{fold}_{part}") for part in ("train", "selection", "test")]
+        assert [len(p) for p in parts] == [72, 8, 20]
+        assert len({p for part in parts for p in part}) == 100
+        everyone += parts[2]
+        assert lgg.split([p for part in parts for p in part], fold=fold)["test"] == parts[2]
+    assert len(set(everyone)) == 100
+    hidden = {
+        "CS_4944",
+        "CS_6667",
+        "CS_6668",
+        "DU_5851",
+        "DU_6404",
+        "DU_6408",
+        "DU_7014",
+        "HT_7616",
+        "HT_7692",
+        "HT_7879",
+    }
+    assert not hidden & {p[5:12] for p in everyone}
+
+
+def test_other_patients_are_split_by_fifths():
+    names = [f"p{i:02d}" for i in range(20)]
+    tested = [lgg.split(names, fold=fold)["test"] for fold in range(1, 6)]
+    assert sorted(p for part in tested for p in part) == names
+    assert lgg.split(names)["test"] == names[-4:]
+    with pytest.raises(ValueError, match="2 patients are too few"):
+        lgg.split(names[:2])
+    with pytest.raises(ValueError, match="fold 6 does not exist"):
+        lgg.split(names, fold=6)
+
+
+def test_a_site_is_left_out_whole(done):
+    table = lgg.find(done.data)
+    for site in ("CS", "DU", "FG", "HT"):
+        chosen = lgg.leave_site_out(table, site)
+        assert all(p.startswith(f"TCGA_{site}_") for p in chosen["test"])
+        others = [*chosen["train"], *chosen["selection"]]
+        assert not any(p.startswith(f"TCGA_{site}_") for p in others)
+        assert len({*others, *chosen["test"]}) == 8
+        assert chosen["selection"]
+    with pytest.raises(ValueError, match="no patient is of site 'XX'; there are CS, DU, FG, HT"):
+        lgg.leave_site_out(table, "XX")
+
+
+def test_training_refuses_a_patient_on_both_sides(done):
+    names = sorted(lgg.find(done.data)["patient"].unique())
+    with pytest.raises(ValueError, match=f"subjects \\['{names[1]}'\\] stand in both train and validation"):
+        lgg.train(done, {"train": names[:2], "selection": names[1:3]}, name="leak", verbose=0)
+    assert not (done.results / "runs" / "leak").exists()
+
+
+# -- steps
+
+
+def test_padding_to_a_square_and_back_by_the_affine_free_grid():
+    image = np.arange(2 * 5 * 3).reshape(2, 5, 3)
+    square = lgg.pad_square(image)
+    assert square.shape == (5, 5, 3)
+    np.testing.assert_array_equal(square[1:3], image)
+    assert square[0].sum() + square[3:].sum() == 0
+
+
+def test_halving_takes_the_mean_and_at_least_half_of_the_mask():
+    image = np.array([[1, 3, 0, 0], [5, 7, 0, 8]], float)[..., None]
+    np.testing.assert_array_equal(lgg.resize(image, (1, 2))[..., 0], [[4, 2]])
+    mask = np.array([[1, 1, 1, 0], [0, 0, 0, 0]])[..., None]
+    assert lgg.resize(mask, (1, 2), kind="mask")[..., 0].tolist() == [[1, 0]]
+    same = np.random.default_rng(0).random((6, 6, 2, 3))
+    np.testing.assert_allclose(lgg.resize(same, (6, 6)), same, rtol=1e-6)
+
+
+def test_normalised_channels_have_mean_0_and_deviation_1_whatever_the_scanner():
+    rng = np.random.default_rng(0)
+    image = rng.gamma(2, 20, (24, 24, 12, 3))
+    found = lgg.normalise(image)
+    np.testing.assert_allclose(found.mean(axis=(0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(found.std(axis=(0, 1, 2)), 1, atol=1e-4)
+    np.testing.assert_allclose(lgg.normalise(image * [2, 3, 0.5] + 7), found, atol=1e-4)
+    image[0, 0, 0] = 1e6  # one bright pixel changes next to nothing
+    assert np.abs(lgg.normalise(image) - found)[1:].max() < 0.05
+
+
+def test_steps_write_what_the_next_reads(done):
+    table = lgg.find(done.data)
+    patient = table["patient"][0]
+    image, mask = lgg.load(done.results, patient)
+    raw, truth = lgg.read(table, patient)
+    assert image.dtype == np.float16
+    np.testing.assert_array_equal(mask, truth)  # the phantoms of the smoke profile are as small as its networks' slices
+    np.testing.assert_allclose(image, lgg.normalise(raw), atol=0.01)
+    ceiling = lgg.downsample([patient], done.results, size=16)["ceiling"]
+    assert 0.6 < ceiling[patient] < 1
+    lgg.downsample([patient], done.results, size=done.profile.size)
+    with pytest.raises(FileNotFoundError, match="run 02_downsampling first"):
+        lgg.load(done.results, "nobody")
+
+
+def test_n4_flattens_a_field():
+    rng = np.random.default_rng(0)
+    field = np.exp(np.linspace(-0.5, 0.5, 32))[:, None, None, None]
+    image = np.pad((100 + rng.normal(0, 2, (32, 32, 12, 3))) * field, ((8, 8), (8, 8), (2, 2), (0, 0)))
+    flat = lgg.correct_bias(image)
+    assert flat.shape == image.shape
+    inside = image > 0
+    assert flat[inside].std() < 0.5 * image[inside].std()
+
+
+def test_weights_of_the_cross_entropy_are_measured(done):
+    names = sorted(lgg.find(done.data)["patient"].unique())[:3]
+    masks = [lgg.load(done.results, p)[1] for p in names]
+    share = sum(m.sum() for m in masks) / sum(m.size for m in masks)
+    back, front = lgg.class_weights(done.results, names)
+    assert back * (1 - share) == pytest.approx(0.5)
+    assert front * share == pytest.approx(0.5)
+
+
+def test_dropped_sequences_become_flair_in_every_slice_of_the_sample():
+    from segkit.studies.lgg.networks import drop_sequences
+
+    def same(image, label, rng):
+        return image.copy(), label
+
+    same.settings = {}
+    image = np.arange(2 * 2 * 9, dtype=float).reshape(2, 2, 9)
+    rng = np.random.default_rng(0)
+    both, _ = drop_sequences(same, 1.0)(image, None, rng)
+    for k in range(3):
+        for c in range(3):
+            np.testing.assert_array_equal(both[..., 3 * k + c], image[..., 3 * k + 1])
+    none, _ = drop_sequences(same, 0.0)(image, None, rng)
+    np.testing.assert_array_equal(none, image)
+
+
+# -- scores
+
+
+def test_a_perfect_method_scores_one_and_the_legacy_score_is_the_original_definition(done, tmp_path):
+    table = lgg.find(done.data)
+    names = sorted(table["patient"].unique())[:3]
+    truths = {lgg.read(table, p)[0].tobytes(): lgg.read(table, p)[1] for p in names}
+
+    def perfect(image):
+        return truths[image.tobytes()].astype(float)
+
+    scores = lgg.evaluate({"perfect": perfect}, done.data, tmp_path, names)
+    assert scores["dice"].tolist() == [1, 1, 1]
+    assert scores["hd95_pixels"].tolist() == [0, 0, 0]
+    for row, name in zip(scores.to_dict("records"), names, strict=True):
+        assert {k: row[k] for k in shape.NAMES} == pytest.approx(shape.features(lgg.read(table, name)[1]))
+    old = lgg.legacy_scores(done.data, tmp_path, "perfect", names)
+    count = int(table["patient"].isin(names).sum())
+    batches = -(-count // legacy.LGG_BATCH)
+    assert old["train_dice"] == 1
+    assert old["validation_dice"] == pytest.approx(batches / (batches - 1))  # above 1: the quirk
+    three = lgg.three_columns(scores, "perfect", old)
+    assert three.loc[("tumour", "Dice"), "reported"] == 0.82
+    assert three.loc[("tumour", "Dice"), "corrected"] == 1
+    found = lgg.summary(scores)
+    assert found.loc["perfect", ["mean", "median", "n"]].tolist() == [1, 1, 3]
+    claims = lgg.claims(scores, "perfect", source="phantom")
+    assert set(claims["verdict"]) <= {"holds", "does not hold", "cannot be told here"}
+
+
+def test_masks_of_256_are_scored_where_they_lie_beside(tmp_path):
+    home = tiny(tmp_path / "kaggle_3m_128", size=16)
+    truth = lgg.read(lgg.find(tmp_path), home.name)[1]
+    large = truth.repeat(2, 0).repeat(2, 1)
+    (tmp_path / "masks_256").mkdir()
+    nib.save(nib.Nifti1Image(large, np.eye(4)), tmp_path / "masks_256" / f"{home.name}.nii.gz")
+    scores = lgg.evaluate({"a": lambda image: truth.astype(float)}, tmp_path, tmp_path / "r", [home.name])
+    assert scores["dice"][0] == 1
+    assert 0.9 < scores["dice_256"][0] <= 1
+    assert set(radiogenomics.masks(tmp_path)) == {home.name}
+
+
+def test_chain_from_probabilities_to_a_mask():
+    soft = np.zeros((6, 6, 3))
+    soft[:3, :3], soft[5, 5, 0], soft[4, 4, 2] = 0.6, 0.9, 0.4
+    assert lgg.to_mask(soft).sum() == 27
+    assert lgg.to_mask(soft, largest=False).sum() == 28
+    assert lgg.to_mask(soft, threshold=0.7).sum() == 1
+    assert lgg.to_mask(np.zeros((3, 3, 3))).sum() == 0
+
+
+def test_summary_counts_what_it_leaves_out():
+    scores = pd.DataFrame({"method": "a", "dice": [0.2, 0.4, 0.9, np.nan]})
+    row = lgg.summary(scores).loc["a"]
+    assert row[["mean", "median", "n", "excluded"]].tolist() == pytest.approx([0.5, 0.4, 3, 1])
+    assert row["median_low"] == pytest.approx(0.2)
+    assert row["median_high"] == pytest.approx(0.9)
+
+
+# -- the lesson and other experiments, on the smoke profile
+
+
+def test_the_leakage_lesson_has_both_splits_and_their_gap(done):
+    rows = lgg.experiments.leakage(done, verbose=0)
+    assert list(rows["split"]) == ["slices", "patients"]
+    assert rows["shared_patients"].tolist()[1] == 0
+    assert rows["shared_patients"].tolist()[0] >= 2
+    gap = lgg.leakage_gap(rows).loc["gap"]
+    assert gap["dice"] == pytest.approx(rows["dice"][0] - rows["dice"][1])
+    before = (done.results / "tables" / "leakage.csv").read_text()
+    pd.testing.assert_frame_equal(
+        lgg.experiments.leakage(done, verbose=0), pd.read_csv(done.results / "tables" / "leakage.csv")
+    )
+    assert (done.results / "tables" / "leakage.csv").read_text() == before
+
+
+def test_rows_of_another_recipe_are_not_gone_on_with(done, tmp_path):
+    path = done.results / "tables" / "curve.csv"
+    path.parent.mkdir(exist_ok=True)
+    pd.DataFrame({"patients": [1], "recipe": ["another"]}).to_csv(path, index=False)
+    with pytest.raises(ValueError, match="holds rows of another recipe"):
+        lgg.experiments.learning_curve(done, verbose=0)
+    path.unlink()
+
+
+def test_folds_resume_and_know_their_threshold(done):
+    first = lgg.experiments.cross_validate(done, folds=(1,), verbose=0)
+    both = lgg.experiments.cross_validate(done, folds=(1, 2), verbose=0)
+    assert list(both["fold"].unique()) == [1, 2]
+    pd.testing.assert_frame_equal(both[both["fold"] == 1][["subject", "dice"]], first[["subject", "dice"]].round(5))
+    assert both["threshold"].between(0.2, 0.8).all()
+    assert {*shape.NAMES} <= set(both.columns)
+
+
+# -- shape against clusters
+
+
+def planted(patients=60, seed=0):
+    """Features of which the first goes with RNASeqCluster; all else is chance."""
+    rng = np.random.default_rng(seed)
+    names = [f"TCGA_AA_{i:04d}" for i in range(patients)]
+    cluster = rng.integers(1, 4, patients)
+    table = pd.DataFrame(rng.normal(size=(patients, 3)), columns=shape.NAMES, index=[f"{n}_x" for n in names])
+    table[shape.NAMES[0]] += 2 * (cluster == 2)
+    columns = {c: rng.integers(1, 4, patients) for c in lgg.CLUSTERS} | {"RNASeqCluster": cluster}
+    return table, pd.DataFrame(columns, index=names)
+
+
+def test_the_planted_association_is_found_and_nothing_else():
+    table, clinical = planted()
+    found = radiogenomics.associations(radiogenomics.joined(table, clinical))
+    hits = found[found["significant"]]
+    assert hits[["feature", "cluster"]].to_numpy().tolist() == [[shape.NAMES[0], "RNASeqCluster"]]
+    assert (found["p_bonferroni"] == np.minimum(1, 7 * found["p"])).all()
+    published = found.set_index(["feature", "cluster"])["published"]
+    assert published[shape.NAMES[0], "RNASeqCluster"] == 0.0002
+    assert published[shape.NAMES[2], "RNASeqCluster"] == 0.005
+    assert found["published"].notna().sum() == 3
+
+
+def test_null_repetitions_are_called_something_as_rarely_as_said():
+    table, clinical = planted(seed=1)
+    rates = radiogenomics.null_rate(radiogenomics.joined(table, clinical), repetitions=2000)
+    assert (rates["share"] <= 0.005).all()
+    assert (rates["low"] <= rates["share"]).all()
+    assert (rates["share"] <= rates["high"]).all()
+    assert rates["high"].max() < 0.01
+
+
+def test_patients_that_do_not_match_are_named():
+    table, clinical = planted(12)
+    table.iloc[0, 1] = np.nan
+    clinical = clinical.drop(index=clinical.index[1])
+    clinical.loc["TCGA_ZZ_9999"] = 1
+    found = radiogenomics.joined(table, clinical)
+    assert len(found) == 10
+    excluded = found.attrs["excluded"].set_index("patient")["reason"].to_dict()
+    assert excluded == {
+        "TCGA_AA_0000": "an empty mask", "TCGA_AA_0001": "not in data.csv", "TCGA_ZZ_9999": "in data.csv, no mask here",
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="have two folders each"):
+        radiogenomics.joined(table.set_axis(["TCGA_AA_0001_x"] * 12), clinical)
+
+
+def test_cuts_by_hand():
+    values = pd.Series([1.0, 2, 3, 4, 5, 6])
+    assert radiogenomics.groups(values).tolist() == [0, 0, 0, 1, 1, 1]
+    assert radiogenomics.groups(values[:5]).tolist() == [0, 0, 0, 1, 1]  # the median belongs to the lower half
+    assert radiogenomics.groups(values, "tertiles").tolist() == [0, 0, 1, 1, 2, 2]
+    with pytest.raises(ValueError, match="no rule is called 'mean'"):
+        radiogenomics.groups(values, "mean")
+    p, n = radiogenomics.association(values, pd.Series([1, 1, 1, 2, 2, np.nan]))
+    assert (p, n) == (pytest.approx(1 / 10), 5)  # 3, 0 / 0, 2: one of ten ways
+
+
+def test_each_open_definition_has_its_row(done):
+    masks = radiogenomics.masks(done.data)
+    table = radiogenomics.sensitivity(masks, lgg.clinical(done.data), jobs=1)
+    assert set(table.index.get_level_values("variant")) == set(radiogenomics.VARIANTS)
+    assert set(table.loc["default"].index) == set(radiogenomics.RULES)
+    assert ((table > 0) & (table <= 1)).all().all()
+
+
+# -- a user's own slices
+
+
+@pytest.fixture(scope="module")
+def network():
+    import keras
+
+    keras.utils.set_random_seed(0)
+    return models.build("lgg_unet_slices", filters=(4, 8))
+
+
+def test_segment_keeps_the_grid_and_ignores_masks(tmp_path, network):
+    home = tiny(tmp_path, count=11, size=40)
+    with_masks = lgg.segment(home, model=network, threshold=0.3)
+    for path in home.glob("*_mask.tif"):
+        path.unlink()
+    found = lgg.segment(home, model=network, threshold=0.3)
+    assert found.shape == (40, 40, 11)
+    assert found.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(found.affine, np.eye(4))
+    np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(with_masks.dataobj))
+
+
+def test_segment_writes_mask_overlay_and_measures(tmp_path, network):
+    home = tiny(tmp_path / "in", size=32)
+    lgg.segment(home, model=network, out=tmp_path / "out", threshold=0.01, largest=False)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        f"{home.name}_measures.csv", f"{home.name}_overlay.png", f"{home.name}_seg.nii.gz",
+    ]  # fmt: skip
+    row = pd.read_csv(tmp_path / "out" / f"{home.name}_measures.csv", index_col=0).loc["tumour"]
+    mask = nib.load(tmp_path / "out" / f"{home.name}_seg.nii.gz")
+    assert row["pixels"] == np.asarray(mask.dataobj).sum()
+
+
+def test_segment_takes_slices_that_miss_a_sequence_and_any_size(tmp_path, network):
+    rng = np.random.default_rng(0)
+    for name, shape_ in (("grey", (50, 40)), ("colour", (50, 40, 3))):
+        for k in (1, 2, 3):
+            put(tmp_path / name, k, rng.integers(0, 255, shape_))
+        assert lgg.segment(tmp_path / name, model=network).shape == (50, 40, 3)
+
+
+def test_segment_says_what_is_wrong(tmp_path, network):
+    with pytest.raises(FileNotFoundError, match="give the folder that holds one patient's slices"):
+        lgg.segment(tmp_path / "none", model=network)
+    with pytest.raises(ValueError, match="holds no slice of its own"):
+        lgg.segment(tmp_path, model=network)
+
+
+def test_measure_by_hand():
+    mask = np.zeros((9, 9, 4), np.uint8)
+    mask[2:5, 2:5, 1:3] = 1
+    mask[8, 8, 0] = 1
+    row = lgg.measure(nib.Nifti1Image(mask, np.eye(4))).loc["tumour"]
+    assert row[["pixels", "slices", "components"]].tolist() == [19, 3, 2]
+    assert row[shape.NAMES[1]] == pytest.approx(shape.features(mask)[shape.NAMES[1]])
+
+
+def test_prediction_is_the_same_for_a_picture_twice_as_large(done, network):
+    """256² slices are halved, segmented and brought back."""
+    table = lgg.find(done.data)
+    image, _ = lgg.read(table, table["patient"][0])
+    small = lgg.predict(network, image, size=32)
+    large = lgg.predict(network, image.repeat(2, 0).repeat(2, 1), size=32)
+    assert large.shape == (64, 64, image.shape[2])
+    back = lgg.resize(large, (32, 32))
+    assert metrics.dice(back >= np.median(small), small >= np.median(small)) > 0.9
+
+
+def test_phantoms_of_the_profile_are_marked(done):
+    assert done.source == "phantom"
+    assert (done.data / phantoms.MARK).is_file()
