@@ -36,6 +36,17 @@ def test_parameter_count_of_our_own(name):
 
 
 @pytest.mark.parametrize("rank", [2, 3])
+def test_a_stem_coarsens_first_and_refines_last(rank):
+    shape = (*[None] * rank, 2)
+    model = models.unet(shape, 3, filters=(4, 6), stem=2)
+    assert model.get_layer("stem").kernel.shape == (*[4] * rank, 2, 4)
+    y = np.asarray(model.predict_on_batch(np.zeros((1, *[12] * rank, 2), "f")))
+    assert y.shape == (1, *[12] * rank, 3)
+    with pytest.raises(ValueError, match="use a multiple of 4"):
+        models.unet((*[10] * rank, 2), 3, filters=(4, 6), stem=2)
+
+
+@pytest.mark.parametrize("rank", [2, 3])
 def test_linear_upsampling_keeps_a_ramp_and_a_constant(rank):
     from segkit.models import blocks
 

@@ -41,10 +41,10 @@ class LinearUpsampling(layers.Layer):
         return (input_shape[0], *(n and 2 * n for n in input_shape[1:-1]), input_shape[-1])
 
 
-def conv(x, filters: int, kernel: int = 3, *, activation="relu", bias=True, normalization=None, name=None):
+def conv(x, filters: int, kernel: int = 3, *, strides=1, activation="relu", bias=True, normalization=None, name=None):
     """Convolution, then normalisation ("batch" or "instance") where asked, then the activation."""
     layer = {2: layers.Conv2D, 3: layers.Conv3D}[_rank(x)]
-    x = layer(filters, kernel, padding="same", use_bias=bias, kernel_initializer="he_normal", name=name)(x)
+    x = layer(filters, kernel, strides, padding="same", use_bias=bias, kernel_initializer="he_normal", name=name)(x)
     if normalization == "instance":  # one group a channel: the statistics of this very sample, also at inference
         x = layers.GroupNormalization(-1, name=name and f"{name}_in")(x)
     elif normalization == "batch":
@@ -59,12 +59,12 @@ def pool(x, name=None):
     return {2: layers.MaxPooling2D, 3: layers.MaxPooling3D}[_rank(x)](2, name=name)(x)
 
 
-def upsample(x, filters: int, how: str, name=None):
-    """Twice as many voxels an axis: "nearest" or "linear" (no weights), or "transpose" (kernel 2, to ``filters``)."""
+def upsample(x, filters: int, how: str, *, kernel: int = 2, strides: int = 2, name=None):
+    """Twice as many voxels an axis: "nearest" or "linear" (no weights), or "transpose" (to ``filters``; ``kernel``, ``strides``)."""
     rank = _rank(x)
     if how == "transpose":
         return {2: layers.Conv2DTranspose, 3: layers.Conv3DTranspose}[rank](
-            filters, 2, strides=2, padding="same", name=name
+            filters, kernel, strides=strides, padding="same", name=name
         )(x)
     if how == "nearest":
         return {2: layers.UpSampling2D, 3: layers.UpSampling3D}[rank](2, name=name)(x)

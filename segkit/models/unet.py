@@ -22,6 +22,7 @@ def unet(
     monte_carlo: bool = False,
     activation: str = "relu",
     head: str | None = "softmax",
+    stem: int = 1,
     name: str = "unet",
 ) -> keras.Model:
     """U-Net with one entry of ``filters`` a level.
@@ -47,6 +48,9 @@ def unet(
         Keep dropout on at inference.
     head : {"softmax", "sigmoid", None}
         None gives logits. The output is float32 also under mixed precision.
+    stem : int
+        Factor by which a first convolution with stride coarsens the image, and a last transposed one refines it again: the
+        costly full resolution is left to these two.
 
     Returns
     -------
@@ -63,9 +67,9 @@ def unet(
     if len(rates) != 2 * depth - 1:
         raise ValueError(f"{depth} levels take {2 * depth - 1} dropout rates, not {len(rates)}")
     for n in input_shape[:-1]:
-        if n is not None and n % 2 ** (depth - 1):
+        if n is not None and n % (stem * 2 ** (depth - 1)):
             raise ValueError(
-                f"input of {n} voxels cannot be halved {depth - 1} times; use a multiple of {2 ** (depth - 1)}"
+                f"input of {n} voxels cannot be halved {depth - 1} times; use a multiple of {stem * 2 ** (depth - 1)}"
             )
 
     def level(x, width, rate, tag):
@@ -81,6 +85,17 @@ def unet(
         return x if dropout_between else blocks.dropout(x, rate, monte_carlo=monte_carlo, name=f"{tag}_dropout")
 
     x = inputs = keras.Input(tuple(input_shape), name="image")
+    if stem > 1:
+        x = blocks.conv(
+            x,
+            filters[0],
+            2 * stem,
+            strides=stem,
+            activation=activation,
+            bias=bias,
+            normalization=normalization,
+            name="stem",
+        )
     skips = []
     for i, width in enumerate(filters[:-1]):
         x = level(x, width, rates[i], f"down{i + 1}")
@@ -92,6 +107,9 @@ def unet(
         x = blocks.upsample(x, filters[i], upsampling, name=f"up{i + 1}_upsample")
         x = layers.Concatenate(name=f"up{i + 1}_concat")([skips[i], x])
         x = after(level(x, filters[i], rate, f"up{i + 1}"), rate, f"up{i + 1}")
-    x = blocks.conv(x, classes, 1, activation=None, name="head")
+    if stem > 1:
+        x = blocks.upsample(x, classes, "transpose", kernel=2 * stem, strides=stem, name="head")
+    else:
+        x = blocks.conv(x, classes, 1, activation=None, name="head")
     outputs = layers.Activation(head or "linear", dtype="float32", name="output")(x)
     return keras.Model(inputs, outputs, name=name)

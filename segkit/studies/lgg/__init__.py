@@ -14,6 +14,7 @@ from segkit.studies.lgg.layout import (
     CLUSTERS,
     LABELS,
     PROFILES,
+    RELEASED,
     SITES,
     SIZE,
     Profile,
@@ -69,7 +70,7 @@ from segkit.studies.lgg.tables import (
 )
 
 __all__ = [
-    "CHANNELS", "CLUSTERS", "COLOURS", "LABELS", "NOTE", "PROFILES", "SITES", "SIZE", "TRANSFORMS", "Profile", "build",
+    "CHANNELS", "CLUSTERS", "COLOURS", "LABELS", "NOTE", "PROFILES", "RELEASED", "SITES", "SIZE", "TRANSFORMS", "Profile", "build",
     "choose_threshold", "claims", "class_weights", "clinical", "correct_bias", "diagnoses", "downsample", "evaluate", "experiments",
     "find", "large_mask", "leakage_gap", "leave_site_out", "legacy_scores", "load", "load_model", "load_probabilities", "measure",
     "normalise", "overview", "pad_square", "predict", "predict_small", "radiogenomics", "read", "read_image", "read_mask", "release",

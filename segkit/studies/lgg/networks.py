@@ -71,6 +71,7 @@ def train(
     epochs: int | None = None,
     seed: int | None = None,
     loss: str = "cross_entropy_dice",
+    weighted: bool = False,
     verbose="auto",
     **settings,
 ):
@@ -90,6 +91,10 @@ def train(
         Of the run folder; default the network's.
     minutes, epochs : optional
         Budget; default the profile's.
+    loss : str
+        Of :func:`segkit.losses.get`.
+    weighted : bool
+        Weigh the cross-entropy by :func:`class_weights` of the training patients, as the report's WCE + DLC.
     **settings
         Go to :func:`segkit.models.build`.
 
@@ -116,8 +121,9 @@ def train(
         ),
         "selection": slices(run, patients["selection"], neighbours=neighbours, shuffle=False) if patients.get("selection") else None,
     }  # fmt: skip
+    weights = {"class_weights": class_weights(run.results, patients["train"])} if weighted else {}
     history = training.fit(
-        model, sets["train"], sets["selection"], run=run.results / "runs" / (name or network), loss=losses.get(loss),
+        model, sets["train"], sets["selection"], run=run.results / "runs" / (name or network), loss=losses.get(loss, **weights),
         epochs=epochs, minutes=minutes, optimizer={"class_name": "adamw", "config": {"weight_decay": 1e-3, "clipnorm": 1.0}},
         learning_rate=profile.learning_rate, schedule="cosine", ema=0.99, seed=seed, verbose=verbose, settings={"network": settings},
     )  # fmt: skip
