@@ -50,7 +50,7 @@ def main() -> None:
         names = phantoms.names({"patients": 40})["patients"]
         masks = {name: phantoms.subject(name, 0)[1] for name in names}
     begin = time.perf_counter()
-    radiogenomics.features(masks)
+    radiogenomics.features(masks, jobs=2)
     rows = [{
         "what": "three features of every mask, two processes", "masks": len(masks), "pixels": next(iter(masks.values())).shape[0],
         "data": "manual masks of kaggle_3m" if real else "phantom", "seconds": round(time.perf_counter() - begin, 1),

@@ -235,7 +235,7 @@ def lgg_slice_order(names: Sequence[str]) -> list[int]:
     ----------
     LGG report's code (STUDIES 3b, 3): images and patients no longer match.
     """
-    numbers = [re.search(r"_(\d+)(?:_mask)?\.tif", name).group(1) for name in names]
+    numbers = [re.search(r"_(\d+)(?:_mask)?\.tif", name, re.IGNORECASE).group(1) for name in names]
     return sorted(range(len(names)), key=lambda i: numbers[i])
 
 

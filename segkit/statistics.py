@@ -70,8 +70,8 @@ def paired(table: pd.DataFrame) -> pd.DataFrame:
 def fisher_exact(table, *, resamples: int = 20_000, seed: int = 0) -> float:
     """Two-sided p-value of Fisher's exact test of independence in a table of any size.
 
-    Of two rows it sums the probabilities of all tables with the same margins that are no likelier than this one; for more rows
-    ``resamples`` such tables are drawn.
+    Of two rows (or columns) it sums the probabilities of all tables with the same margins that are no likelier than this one; for
+    more rows, or millions of such tables, ``resamples`` of them are drawn.
 
     Parameters
     ----------
@@ -95,11 +95,14 @@ def fisher_exact(table, *, resamples: int = 20_000, seed: int = 0) -> float:
     table = table[table.sum(axis=1) > 0][:, table.sum(axis=0) > 0].astype(int)
     if min(table.shape) < 2:
         return 1.0
-    if len(table) > 2:
+    if table.shape[1] == 2:
+        table = table.T
+    columns = table.sum(axis=0)
+    if len(table) > 2 or np.prod(columns[:-1] + 1.0) > 3e6:
         margins = stats.random_table(table.sum(axis=1), table.sum(axis=0), seed=np.random.default_rng(seed))
         drawn = margins.logpmf(margins.rvs(resamples))
         return float((1 + np.sum(drawn <= margins.logpmf(table) + 1e-7)) / (1 + resamples))
-    columns, first = table.sum(axis=0), int(table[0].sum())
+    first = int(table[0].sum())
     ways = [
         special.gammaln(n + 1) - special.gammaln(np.arange(n + 1) + 1) - special.gammaln(n - np.arange(n + 1) + 1)
         for n in columns

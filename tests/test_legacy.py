@@ -165,6 +165,17 @@ def test_lgg_validation_divides_by_the_last_index():
     assert legacy.lgg_train_dice(truth, found, batch=3) == 0
 
 
+def test_lgg_order_is_by_the_numbers_text_of_all_patients():
+    names = ["a_2.tif", "a_10.tif", "b_1.TIF", "a_1_mask.tif", "b_20.tif"]
+    assert [names[i] for i in legacy.lgg_slice_order(names)] == [
+        "b_1.TIF",
+        "a_1_mask.tif",
+        "a_10.tif",
+        "a_2.tif",
+        "b_20.tif",
+    ]
+
+
 def test_lgg_soft_dice_by_hand():
     assert legacy.lgg_soft_dice([1, 1, 0], [0.5, 0, 0.25]) == pytest.approx((2 * 0.5 + 0.1) / (2 + 0.75 + 0.1))
     assert legacy.lgg_soft_dice([0], [0]) == 1

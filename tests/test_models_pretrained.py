@@ -97,12 +97,24 @@ def test_weights_for_blue_first_grey_levels_are_turned(tmp_path):
     )
 
 
+def test_a_file_of_npz_brings_the_version_that_it_was_trained_with(tmp_path):
+    keras.utils.set_random_seed(3)
+    path = npz_of(models.build("lgg_resnet50_unet"), tmp_path / "part.npz")
+    stride = {
+        weights: [
+            models.build("lgg_resnet50_unet", weights=weights).get_layer(f"conv3_block1_{k}_conv").strides[0]
+            for k in (1, 2)
+        ]
+        for weights in (None, path)
+    }
+    assert stride == {None: [2, 1], path: [1, 2]}
+
+
 def test_keras_h5_is_read_by_layer(tmp_path):
     from segkit.models import pretrained
 
     keras.utils.set_random_seed(5)
     own = keras.applications.ResNet50(weights=None, include_top=False)
-    own.save_weights(tmp_path / "resnet50.weights.h5")
     own.save(tmp_path / "resnet50.h5")
     model = models.build("lgg_resnet50_unet")
     assert (
@@ -129,6 +141,7 @@ def test_weights_that_do_not_fit_say_why(tmp_path, monkeypatch):
         ),
         ({"weights": tmp_path / "bad.h5"}, ValueError, "bad.h5: cannot be read as HDF5"),
         ({"weights": tmp_path / "x", "encoder_width": 0.5}, ValueError, "full width only"),
+        ({"weights": "imagenet", "version": "v1.5"}, ValueError, "weights are of version v1"),
         ({"version": "v2"}, ValueError, 'version must be "v1" or "v1.5"'),
         ({"input_shape": (32, 3)}, ValueError, "input_shape must be"),
     ]
@@ -149,5 +162,13 @@ def test_backbones_of_segmentation_models():
     y = np.asarray(model.predict_on_batch(np.zeros((1, 32, 32, 2), "f")))
     assert y.shape == (1, 32, 32, 1)
     assert 0 <= y.min() <= y.max() <= 1
+    source = models.build("lgg_backbone_unet", backbone="resnet34", input_shape=(None, None, 3))
+    from segkit.models.pretrained import _spread_colours
+
+    model = models.build(
+        "lgg_backbone_unet", backbone="resnet34", input_shape=(None, None, 2)
+    )  # begins with a normalisation
+    for value, variable in zip(source.get_weights(), model.weights, strict=True):
+        assert _spread_colours(value, tuple(variable.shape)).shape == tuple(variable.shape)
     with pytest.raises(ValueError, match="no backbone is called 'resnet51'; choose one of"):
         models.build("lgg_backbone_unet", backbone="resnet51")

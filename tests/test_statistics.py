@@ -116,6 +116,13 @@ def test_fisher_of_three_rows_is_near_the_exact_value():
     assert statistics.fisher_exact(np.array(diagonal) * 12) < 1e-4
 
 
+def test_fisher_of_two_columns_is_exact_and_of_many_does_not_fill_the_memory():
+    table = np.array([[3, 1], [0, 4], [2, 2]])
+    assert statistics.fisher_exact(table) == statistics.fisher_exact(table.T)
+    wide = np.tile([[10, 4], [4, 10]], 5)
+    assert statistics.fisher_exact(wide) < 0.01
+
+
 @pytest.mark.parametrize("table", [[1, 2], [[1, -1], [2, 2]], [[0.5, 1], [1, 1]]])
 def test_fisher_refuses_what_is_no_table_of_counts(table):
     with pytest.raises(ValueError, match=r"rows and columns|whole numbers"):

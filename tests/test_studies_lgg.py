@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from segkit import legacy, metrics, models, phantoms, shape
-from segkit.studies import lgg
+from segkit.studies import common, lgg
 from segkit.studies.lgg import radiogenomics
 
 
@@ -52,7 +52,8 @@ def test_find_pairs_by_name_in_numeric_order(tmp_path):
     assert [p.name for p in table["image"]][8:] == [f"{home.name}_{k}.tif" for k in (9, 10, 11)]
     assert [p.name for p in table["mask"]][10] == f"{home.name}_11_mask.tif"
     assert set(table["site"]) == {"CS"}
-    assert table.attrs["excluded"].empty
+    assert lgg.excluded(table).empty
+    assert len(pd.concat([table, table])) == 22  # pandas compares what a table carries
     image, mask = lgg.read(table, home.name)
     assert image.shape == (16, 16, 11, 3)
     np.testing.assert_array_equal(mask[..., 10], lgg.read_mask(table["mask"][10]))
@@ -77,7 +78,7 @@ def test_what_is_left_out_is_named_and_counted(tmp_path):
     (home / "notes.txt").write_text("")
     table = lgg.find(tmp_path)
     assert list(table["slice"]) == [1, 4, 5, 6, 7]
-    reasons = table.attrs["excluded"].groupby("reason")["file"].apply(list).to_dict()
+    reasons = lgg.excluded(table).groupby("reason")["file"].apply(list).to_dict()
     assert reasons["a mask without image"] == [f"{home.name}_2_mask.tif"]
     assert reasons["an image without mask"] == [f"{home.name}_3.tif"]
     assert len(reasons["a copy"]) == 2
@@ -172,7 +173,7 @@ def table_of_clusters(patients, **columns):
 
 def test_clinical_table_and_what_may_be_wrong_with_it(tmp_path):
     path = tmp_path / "data.csv"
-    with pytest.raises(FileNotFoundError, match=r"data.csv: missing, and not in kaggle_3m either"):
+    with pytest.raises(FileNotFoundError, match=r"data.csv: missing, and neither in kaggle_3m nor a folder above"):
         lgg.clinical(tmp_path)
     for text, message in (
         ("", "is empty"),
@@ -197,12 +198,6 @@ def test_clinical_table_and_what_may_be_wrong_with_it(tmp_path):
 def test_the_five_folds_test_each_of_a_hundred_patients_once():
     everyone = []
     for fold in range(1, 6):
-        lists = {
-            part: lgg.split([f"p{i}" for i in range(9)], fold=fold)[part] for part in ("train", "selection", "test")
-        }
-        assert len({p for chosen in lists.values() for p in chosen}) == 9
-        from segkit.studies import common
-
         parts = [common.split("lgg", f"fold{fold}_{part}") for part in ("train", "selection", "test")]
         assert [len(p) for p in parts] == [72, 8, 20]
         assert len({p for part in parts for p in part}) == 100
@@ -225,14 +220,34 @@ def test_the_five_folds_test_each_of_a_hundred_patients_once():
 
 
 def test_other_patients_are_split_by_fifths():
-    names = [f"p{i:02d}" for i in range(20)]
-    tested = [lgg.split(names, fold=fold)["test"] for fold in range(1, 6)]
-    assert sorted(p for part in tested for p in part) == names
-    assert lgg.split(names)["test"] == names[-4:]
-    with pytest.raises(ValueError, match="2 patients are too few"):
-        lgg.split(names[:2])
+    for n in (5, 8, 9, 12, 20, 24):
+        names = [f"p{i:02d}" for i in range(n)]
+        folds = [lgg.split(names, fold=fold) for fold in range(1, 6)]
+        assert sorted(p for parts in folds for p in parts["test"]) == names
+        for parts in folds:
+            assert sorted(p for part in parts.values() for p in part) == names
+            assert all(parts.values())
+    assert lgg.split(names) == lgg.split(names[::-1], fold=1)
+    with pytest.raises(ValueError, match="4 patients are too few"):
+        lgg.split(names[:4])
     with pytest.raises(ValueError, match="fold 6 does not exist"):
         lgg.split(names, fold=6)
+
+
+def test_a_few_of_the_hundred_never_change_sides():
+    """With some of them only, roles stay; a fold without a patient for a role is refused, not drawn anew."""
+    from segkit.studies import common
+
+    lists = {part: common.split("lgg", f"fold3_{part}") for part in ("train", "selection", "test")}
+    few = [lists["train"][0], *lists["selection"][:1], *lists["test"][:2], "another"]
+    found = lgg.split(few, fold=3)
+    assert found == {
+        "train": sorted([lists["train"][0], "another"]),
+        "selection": lists["selection"][:1],
+        "test": lists["test"][:2],
+    }
+    with pytest.raises(ValueError, match="fold 3: none of its selection patients is here; choose another fold"):
+        lgg.split([p for p in few if p not in lists["selection"]], fold=3)
 
 
 def test_a_site_is_left_out_whole(done):
@@ -427,7 +442,6 @@ def test_folds_resume_and_know_their_threshold(done):
     both = lgg.experiments.cross_validate(done, folds=(1, 2), verbose=0)
     assert list(both["fold"].unique()) == [1, 2]
     pd.testing.assert_frame_equal(both[both["fold"] == 1][["subject", "dice"]], first[["subject", "dice"]].round(5))
-    assert both["threshold"].between(0.2, 0.8).all()
     assert {*shape.NAMES} <= set(both.columns)
 
 
@@ -473,7 +487,7 @@ def test_patients_that_do_not_match_are_named():
     clinical.loc["TCGA_ZZ_9999"] = 1
     found = radiogenomics.joined(table, clinical)
     assert len(found) == 10
-    excluded = found.attrs["excluded"].set_index("patient")["reason"].to_dict()
+    excluded = pd.DataFrame(found.attrs["excluded"]).set_index("patient")["reason"].to_dict()
     assert excluded == {
         "TCGA_AA_0000": "an empty mask", "TCGA_AA_0001": "not in data.csv", "TCGA_ZZ_9999": "in data.csv, no mask here",
     }  # fmt: skip
@@ -545,8 +559,43 @@ def test_segment_takes_slices_that_miss_a_sequence_and_any_size(tmp_path, networ
 def test_segment_says_what_is_wrong(tmp_path, network):
     with pytest.raises(FileNotFoundError, match="give the folder that holds one patient's slices"):
         lgg.segment(tmp_path / "none", model=network)
-    with pytest.raises(ValueError, match="holds no slice of its own"):
+    with pytest.raises(ValueError, match="holds no slice; give a folder with one patient's"):
         lgg.segment(tmp_path, model=network)
+    put(tmp_path / "two", 1, np.ones((16, 16, 3)), name="a")
+    put(tmp_path / "two", 1, np.ones((16, 16, 3)), name="b")
+    with pytest.raises(ValueError, match=r"slices of several patients \(a, b\)"):
+        lgg.segment(tmp_path / "two", model=network)
+
+
+def test_segment_does_not_mind_the_folders_name_and_warns_of_what_it_leaves_out(tmp_path, network, monkeypatch):
+    home = tiny(tmp_path, size=32)
+    moved = home.rename(tmp_path / "case 7")
+    put(moved, 2, np.ones((32, 32, 3)), name=home.name, end=" (1)")
+    with pytest.warns(UserWarning, match=r"1 left out or remarked \(.*_2 \(1\).tif: a copy\)"):
+        assert lgg.segment(moved, model=network).shape == (32, 32, 4)
+    (moved / f"{home.name}_2 (1).tif").unlink()
+    monkeypatch.chdir(moved)
+    lgg.segment(".", model=network, out=tmp_path / "out")
+    assert (tmp_path / "out" / f"{home.name}_seg.nii.gz").is_file()
+
+
+def test_the_order_of_slices_reaches_the_mask(tmp_path):
+    """Slice 10 comes after slice 9, and rows and columns come back where they were, also from a picture that is no square."""
+    import keras
+
+    inputs = keras.Input((None, None, 3))
+    bright = keras.layers.Conv2D(1, 1, use_bias=False, activation="sigmoid")
+    model = keras.Model(inputs, bright(inputs))
+    bright.kernel.assign(np.reshape([0, 9.0, 0], (1, 1, 3, 1)))  # tumour where FLAIR is above its mean
+    for k in range(1, 12):
+        image = np.full((60, 40, 3), 20)
+        image[4 * k : 4 * k + 12, 5:20, 1] = 200
+        put(tmp_path / "p", k, image)
+    mask = np.asarray(lgg.segment(tmp_path / "p", model=model).dataobj)
+    for k in range(1, 12):
+        truth = np.zeros((60, 40), bool)
+        truth[4 * k : 4 * k + 12, 5:20] = True
+        assert metrics.dice(truth, mask[..., k - 1]) > 0.8
 
 
 def test_measure_by_hand():
@@ -556,6 +605,73 @@ def test_measure_by_hand():
     row = lgg.measure(nib.Nifti1Image(mask, np.eye(4))).loc["tumour"]
     assert row[["pixels", "slices", "components"]].tolist() == [19, 3, 2]
     assert row[shape.NAMES[1]] == pytest.approx(shape.features(mask)[shape.NAMES[1]])
+
+
+def test_the_best_threshold_is_found(done, monkeypatch):
+    from segkit.studies.lgg import networks
+
+    names = sorted(lgg.find(done.data)["patient"].unique())[:2]
+    soft = {lgg.load(done.results, p)[0].tobytes(): np.where(lgg.load(done.results, p)[1], 0.4, 0.3) for p in names}
+    monkeypatch.setattr(networks, "predict_small", lambda model, image: soft[image.tobytes()])
+    found = lgg.choose_threshold(None, done, names)
+    assert found.idxmax() == 0.35
+    assert found[0.35] == found[0.4] == 1
+    assert found[0.45] == 0
+
+
+def test_networks_that_take_no_slices_of_three_sequences_are_refused():
+    from segkit.studies.lgg.networks import neighbours_of
+
+    assert [
+        neighbours_of(models.build("lgg_unet", filters=(2, 2), input_shape=(None, None, c))) for c in (3, 9, 15)
+    ] == [0, 1, 2]
+    for channels in (1, 2, 4, 6):
+        with pytest.raises(ValueError, match=f"lgg_unet: takes {channels} channels"):
+            neighbours_of(models.build("lgg_unet", filters=(2, 2), input_shape=(None, None, channels)))
+
+
+def test_a_sequence_left_black_is_missing(tmp_path):
+    rng = np.random.default_rng(0)
+    for k in (1, 2, 3):
+        image = rng.integers(1, 255, (16, 16, 3))
+        image[..., 2] = 0
+        put(tmp_path / "p", k, image)
+    image, _ = lgg.read(lgg.find(tmp_path), "p")
+    np.testing.assert_array_equal(image[..., 2], image[..., 1])
+    assert not lgg.overview(lgg.find(tmp_path)).loc["p", "has_post"]
+
+
+def test_an_empty_prediction_goes_through_all_tables(done, tmp_path):
+    names = sorted(lgg.find(done.data)["patient"].unique())[:3]
+    scores = lgg.evaluate({"none": lambda image: np.zeros(image.shape[:3])}, done.data, tmp_path, names)
+    assert scores["dice"].tolist() == [0, 0, 0]
+    assert np.isinf(scores["hd95_pixels"]).all()
+    table = lgg.three_columns(scores, "none", lgg.legacy_scores(done.data, tmp_path, "none", names))
+    assert table.loc[("tumour", "HD95 (pixels)"), "excluded"] == 3
+    predicted = scores.set_index("subject")[list(shape.NAMES)]
+    left = radiogenomics.joined(predicted, lgg.clinical(done.data))
+    assert len(left) == 0
+    assert sum(e["reason"] == "an empty mask" for e in left.attrs["excluded"]) == 3
+
+
+def test_bunet_against_unet_is_told_at_equal_width_and_only_where_it_is_clear():
+    scores = pd.DataFrame({"method": "a", "subject": range(20), "label": "tumour", "dice": 0.8})
+    rng = np.random.default_rng(0)
+
+    def rows(network, width, mean, encoder="random"):
+        return pd.DataFrame({
+            "network": network, "width": width, "encoder": encoder, "subject": range(20), "dice": mean + rng.normal(0, 0.01, 20)
+        })  # fmt: skip
+
+    compared = pd.concat([
+        rows("lgg_unet", "full", 0.3), rows("lgg_unet", "half", 0.7), rows("lgg_bunet", "full", 0.5), rows("lgg_bunet", "half", 0.6),
+    ])  # fmt: skip
+    claim = lgg.claims(scores, "a", source="real", compared=compared).set_index("claim").loc["BU-Net improves on U-Net"]
+    assert claim["verdict"] == "does not hold"
+    assert "half width" in claim["evidence"]
+    same = pd.concat([rows("lgg_unet", "full", 0.7), rows("lgg_bunet", "full", 0.7)])
+    claim = lgg.claims(scores, "a", source="real", compared=same).set_index("claim").loc["BU-Net improves on U-Net"]
+    assert claim["verdict"] == "cannot be told here"
 
 
 def test_prediction_is_the_same_for_a_picture_twice_as_large(done, network):

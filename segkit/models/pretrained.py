@@ -1,11 +1,11 @@
 """Encoders that may start from ImageNet: ResNet50 with a U-Net's decoder, and any backbone of segmentation-models.
 
-Inputs are images of mean 0 and standard deviation 1 a channel. What a set of weights wants instead (BGR in 0 … 255 minus the
-means, or RGB over ImageNet's deviations) is worked into the first convolution, so that no further step is to be remembered.
+Inputs of :func:`resnet50_unet` are images of mean 0 and standard deviation 1 a channel. What a set of weights wants instead (BGR
+in 0 … 255 minus the means, or RGB over ImageNet's deviations) is worked into the first convolution, so that no further step is to
+be remembered. Backbones of segmentation-models take what its own ``get_preprocessing`` gives.
 """
 
 import os
-import urllib.error
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def resnet50_unet(
     *,
     filters: Sequence[int] = (512, 256, 128, 64),
     encoder_width: float = 1.0,
-    version: str = "v1",
+    version: str | None = None,
     weights: str | os.PathLike | None = None,
     head: str | None = "sigmoid",
     name: str = "resnet50_unet",
@@ -40,8 +40,9 @@ def resnet50_unet(
         Channels of the decoder, from the bottom up.
     encoder_width : float
         Share of the encoder's channels (½ for a lighter twin; no weights fit it then).
-    version : {"v1", "v1.5"}
-        Where a stage's stride is: in the first 1 × 1 convolution (Keras) or in the 3 × 3 (torchvision; epsilon 1e-5).
+    version : {"v1", "v1.5"}, optional
+        Where a stage's stride is: in the first 1 × 1 convolution (Keras) or in the 3 × 3 (torchvision; epsilon 1e-5). Default: the
+        one that ``weights`` were trained with, v1.5 for an ``.npz``, else v1.
     weights : None, "imagenet" or path
         Of the encoder; see :func:`load_encoder`.
 
@@ -55,10 +56,13 @@ def resnet50_unet(
     """
     if len(input_shape) != 3:
         raise ValueError(f"input_shape must be (x, y, c), not {tuple(input_shape)}")
+    version = version or ("v1.5" if str(weights).endswith(".npz") else "v1")
     if version not in ("v1", "v1.5"):
         raise ValueError(f'version must be "v1" or "v1.5", not {version!r}')
     if weights is not None and encoder_width != 1:
         raise ValueError("ImageNet weights fit an encoder of full width only; leave encoder_width at 1")
+    if weights == "imagenet" and version != "v1":
+        raise ValueError("Keras's ImageNet weights are of version v1; leave version out, or give a file of v1.5")
     epsilon = 1.001e-5 if version == "v1" else 1e-5
 
     def wide(n):
@@ -101,7 +105,7 @@ def resnet50_unet(
     outputs = layers.Activation(head or "linear", dtype="float32", name="output")(x)
     model = keras.Model(inputs, outputs, name=name)
     if weights is not None:
-        load_encoder(model, weights, caffe=version == "v1" if weights == "imagenet" else None)
+        load_encoder(model, weights)
     return model
 
 
@@ -175,7 +179,8 @@ def backbone_unet(
 ) -> keras.Model:
     """U-Net on a backbone of segmentation-models (resnext50, efficientnetb0, …); TensorFlow backend only.
 
-    ``weights="imagenet"`` downloads; with 1, 2 or 4 channels the first convolution is the mean over colours.
+    ``weights="imagenet"`` downloads; with 1, 2 or 4 channels the first layers are the mean over colours. Some of its backbones
+    (ResNeXt) hold Lambda layers: train and predict in one session, or build again and ``load_weights``.
 
     Raises
     ------
@@ -211,15 +216,19 @@ def _first_kernel(kernel: np.ndarray, channels: int, caffe: bool) -> np.ndarray:
 
 def _spread_colours(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A convolution from three colours as one from ``shape[2]`` channels whose sum answers a grey picture alike."""
-    if tuple(value.shape) == shape or value.ndim != 4 or value.shape[2] != 3:
+    if tuple(value.shape) == shape:
         return value
+    if value.shape == (3,):  # a normalisation of the picture itself
+        return np.full(shape, value.mean(), value.dtype)
+    if value.ndim != 4 or value.shape[2] != 3:
+        raise ValueError(f"a weight of shape {value.shape} cannot be fitted to {shape}")
     return np.repeat(value.mean(axis=2, keepdims=True), shape[2], axis=2) * np.float32(3 / shape[2])
 
 
 def _download() -> dict[str, dict[str, np.ndarray]]:
     try:
         source = keras.applications.ResNet50(weights="imagenet", include_top=False)
-    except (OSError, urllib.error.URLError, Exception) as error:  # Keras wraps what the connection raises
+    except Exception as error:  # Keras raises a plain Exception where the connection fails
         raise OSError(
             f"ImageNet weights could not be downloaded ({error}); give weights= a local .h5 or .npz, or None for a random start"
         ) from None

@@ -65,7 +65,7 @@ def subject(name: str, seed: int, *, coarse: int = 1) -> tuple[np.ndarray, np.nd
     soft = anatomy.warp(maps, template, affine, shape, rng, to_template=to_template)
     brain = sum(soft.values())
 
-    lobed = bool(number % 2)
+    lobed = bool(number // 4 % 2)  # four sites take turns: half of each is lobed
     tumour = _tumour(soft["white"], brain, spacing, rng, lobed=lobed)
     mask = (tumour > 0.5) & (brain > 0.5)
     fluid = soft["ventricles"] + soft["sulci"]

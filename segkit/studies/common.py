@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from segkit import phantoms, splits
+from segkit import files, phantoms, splits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +119,24 @@ def split(study: str, name: str) -> list[str]:
 def published(study: str) -> pd.DataFrame:
     """The report's tables as data, from ``segkit/studies/published/<study>.csv``."""
     return pd.read_csv(Path(str(resources.files("segkit.studies") / "published" / f"{study}.csv")))
+
+
+def read_rows(path: Path, recipe: str) -> pd.DataFrame:
+    """Rows that the cells of an experiment wrote so far (none: empty); ValueError when another recipe wrote them."""
+    if not path.is_file():
+        return pd.DataFrame()
+    done = pd.read_csv(path)
+    others = sorted(set(done["recipe"]) - {recipe})
+    if others:
+        raise ValueError(f"{path}: holds rows of another recipe ({others[0]}; now {recipe}); move the file away")
+    return done
+
+
+def add_rows(path: Path, done: pd.DataFrame, rows: pd.DataFrame, *, digits: int = 5) -> pd.DataFrame:
+    """``done`` and ``rows`` together, written to ``path``."""
+    done = pd.concat([done, rows], ignore_index=True)
+    files.write_text(path, done.round(digits).to_csv(index=False))
+    return done
 
 
 def is_phantom(folder: str | os.PathLike) -> bool:

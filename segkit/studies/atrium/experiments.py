@@ -38,17 +38,6 @@ def recipe_of(run: common.Run, network: str, minutes: float | None = None) -> st
     return f"{network}{budget}, working grid {grid} of {run.profile.spacing_mm} mm, {len(find(run.data))} cases"
 
 
-def _rows(path: Path, recipe: str) -> pd.DataFrame:
-    """Rows written so far; ValueError when another recipe wrote them."""
-    if not path.is_file():
-        return pd.DataFrame()
-    done = pd.read_csv(path)
-    others = sorted(set(done["recipe"]) - {recipe})
-    if others:
-        raise ValueError(f"{path}: holds rows of another recipe ({others[0]}; now {recipe}); move the file away")
-    return done
-
-
 def cells(run: common.Run) -> list[dict]:
     """Rotation off and on × few and many epochs × seeds."""
     return [
@@ -145,7 +134,7 @@ def rotation_table(run: common.Run, *, verbose=2) -> pd.DataFrame:
     """
     recipe = recipe_of(run, SLIM)
     path = run.results / "tables" / "rotation.csv"
-    done = _rows(path, recipe)
+    done = common.read_rows(path, recipe)
     chosen = sides(run)
     for cell in cells(run):
         if len(done) and (done[list(cell)] == pd.Series(cell)).all(axis=1).any():
@@ -160,8 +149,7 @@ def rotation_table(run: common.Run, *, verbose=2) -> pd.DataFrame:
             "legacy_threshold": score["threshold"], "legacy_enhanced": score["enhanced"],
             "trained_on": len(chosen["train"]), "scored_on": " ".join(chosen["scored"]), "recipe": recipe,
         }  # fmt: skip
-        done = pd.concat([done, pd.DataFrame([row])], ignore_index=True)
-        files.write_text(path, done.round(4).to_csv(index=False))
+        done = common.add_rows(path, done, pd.DataFrame([row]), digits=4)
     return done
 
 
@@ -254,7 +242,7 @@ def cross_validate(
     minutes = minutes or run.profile.minutes
     path, table = run.results / "tables" / "folds.csv", find(run.data)
     recipe = recipe_of(run, run.profile.network, minutes)
-    done = _rows(path, recipe)
+    done = common.read_rows(path, recipe)
     for fold in folds:
         if len(done) and (done["fold"] == fold).any():
             continue
@@ -265,8 +253,7 @@ def cross_validate(
         scores = evaluate({name: method}, run.data, run.results, subjects["test"]).assign(
             fold=fold, minutes=minutes, recipe=recipe
         )
-        done = pd.concat([done, scores], ignore_index=True)
-        files.write_text(path, untimed(done).round(5).to_csv(index=False))
+        done = common.add_rows(path, done, untimed(scores))
     return done
 
 

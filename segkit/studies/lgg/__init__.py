@@ -20,7 +20,9 @@ from segkit.studies.lgg.layout import (
     Profile,
     clinical,
     diagnoses,
+    excluded,
     find,
+    labelled,
     leave_site_out,
     overview,
     read,
@@ -70,10 +72,10 @@ from segkit.studies.lgg.tables import (
 )
 
 __all__ = [
-    "CHANNELS", "CLUSTERS", "COLOURS", "LABELS", "NOTE", "PROFILES", "RELEASED", "SITES", "SIZE", "TRANSFORMS", "Profile", "build",
-    "choose_threshold", "claims", "class_weights", "clinical", "correct_bias", "diagnoses", "downsample", "evaluate", "experiments",
-    "find", "large_mask", "leakage_gap", "leave_site_out", "legacy_scores", "load", "load_model", "load_probabilities", "measure",
-    "normalise", "overview", "pad_square", "predict", "predict_small", "radiogenomics", "read", "read_image", "read_mask", "release",
-    "released", "resize", "save_mask", "segment", "slices", "split", "standardise", "start", "summary", "three_columns", "to_mask",
-    "train", "upright",
+    "CHANNELS", "CLUSTERS", "COLOURS", "LABELS", "NOTE", "PROFILES", "RELEASED", "SITES", "SIZE", "TRANSFORMS", "Profile",
+    "build", "choose_threshold", "claims", "class_weights", "clinical", "correct_bias", "diagnoses", "downsample", "evaluate",
+    "excluded", "experiments", "find", "labelled", "large_mask", "leakage_gap", "leave_site_out", "legacy_scores", "load",
+    "load_model", "load_probabilities", "measure", "normalise", "overview", "pad_square", "predict", "predict_small",
+    "radiogenomics", "read", "read_image", "read_mask", "release", "released", "resize", "save_mask", "segment", "slices",
+    "split", "standardise", "start", "summary", "three_columns", "to_mask", "train", "upright",
 ]  # fmt: skip

@@ -12,57 +12,45 @@ Each cell ends with rows of a CSV in ``tables/``; what is there is not run again
 
 import argparse
 import functools
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from segkit import files, legacy, metrics
+from segkit import legacy, metrics
 from segkit.studies import common
-from segkit.studies.lgg.layout import RELEASED, find, leave_site_out, split, start
-from segkit.studies.lgg.networks import build, choose_threshold, predict, release, train
+from segkit.studies.lgg.layout import RELEASED, find, labelled, leave_site_out, split, start
+from segkit.studies.lgg.networks import AUGMENTATION, DROPPED, build, choose_threshold, predict, release, train
 from segkit.studies.lgg.steps import load
 from segkit.studies.lgg.tables import evaluate
 
 CURVE = (1 / 8, 1 / 4, 1 / 2, 1.0)  # shares of the training patients
+SIDES = ("train", "selection", "test")
 BOTH = {"slices": True, "patients": False}  # whether the lesson's split lets a patient stand on both sides
 
 
-def _rows(path: Path, recipe: str) -> pd.DataFrame:
-    """Rows written so far; ValueError when another recipe wrote them."""
-    if not path.is_file():
-        return pd.DataFrame()
-    done = pd.read_csv(path)
-    others = sorted(set(done["recipe"]) - {recipe})
-    if others:
-        raise ValueError(f"{path}: holds rows of another recipe ({others[0]}; now {recipe}); move the file away")
-    return done
-
-
-def _keep(path: Path, done: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    done = pd.concat([done, rows], ignore_index=True)
-    files.write_text(path, done.round(5).to_csv(index=False))
-    return done
-
-
 def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epochs: int | None = None) -> str:
-    """What a row was made with."""
+    """What a row was made with; the last word changes with the profile, the augmentation and the patients."""
     budget = f"{minutes:g} minutes" if minutes else f"{epochs} epochs"
-    return f"{what}, {budget}, {run.profile.size}², {find(run.data)['patient'].nunique()} patients, seed {run.seed}"
+    patients = labelled(find(run.data))
+    settings = (run.profile, sorted(AUGMENTATION.items()), DROPPED, patients)
+    mark = hashlib.sha256(repr(settings).encode()).hexdigest()[:6]
+    return f"{what}, {budget}, {run.profile.size}², {len(patients)} patients, seed {run.seed}, settings {mark}"
 
 
 def cross_validate(run: common.Run, *, folds: Sequence[int] = (1, 2, 3, 4, 5), verbose=2) -> pd.DataFrame:
     """Train and score the recipe on each fold; the threshold is the selection patients'. Rows of ``tables/folds.csv`` are kept.
 
-    Returns the rows of :func:`segkit.studies.lgg.evaluate` with fold, threshold, minutes and recipe.
+    Returns the rows of :func:`segkit.studies.lgg.evaluate` with fold, threshold and recipe.
     """
-    profile, patients = run.profile, list(find(run.data)["patient"].unique())
+    profile, patients = run.profile, labelled(find(run.data))
     recipe, path = (
         recipe_of(run, RELEASED, minutes=profile.minutes, epochs=profile.epochs),
         run.results / "tables" / "folds.csv",
     )
-    done = _rows(path, recipe)
+    done = common.read_rows(path, recipe)
     for fold in folds:
         if len(done) and (done["fold"] == fold).any():
             continue
@@ -71,7 +59,7 @@ def cross_validate(run: common.Run, *, folds: Sequence[int] = (1, 2, 3, 4, 5), v
         threshold = float(choose_threshold(model, run, chosen["selection"]).idxmax())
         method = functools.partial(predict, model, size=profile.size)
         scores = evaluate({name: method}, run.data, run.results, chosen["test"], threshold=threshold)
-        done = _keep(path, done, scores.assign(fold=fold, threshold=threshold, recipe=recipe))
+        done = common.add_rows(path, done, scores.assign(fold=fold, threshold=threshold, recipe=recipe))
     return done
 
 
@@ -96,14 +84,16 @@ def compare(
     profile = run.profile
     minutes, epochs = profile.cell_minutes, profile.cell_epochs
     recipe = recipe_of(run, f"fold {fold}", minutes=minutes, epochs=epochs)
-    path, chosen = run.results / "tables" / "compare.csv", split(list(find(run.data)["patient"].unique()), fold=fold)
-    done = _rows(path, recipe)
+    path, chosen = run.results / "tables" / "compare.csv", split(labelled(find(run.data)), fold=fold)
+    done = common.read_rows(path, recipe)
+    if weights is not None:  # before hours are spent
+        encoder_source(weights)
     cells = [(network, "full", None) for network in (*(networks or profile.compared), RELEASED)]
     if weights is not None:
         cells.append(("lgg_resnet50_unet", "full", str(weights)))
     while cells:
         network, width, encoder = cells.pop(0)
-        said = "random" if encoder is None else Path(encoder).name
+        said = "random" if encoder is None else encoder_source(encoder)
         here = (
             done[(done["network"] == network) & (done["width"] == width) & (done["encoder"] == said)]
             if len(done)
@@ -112,7 +102,7 @@ def compare(
         if not len(here):
             settings = _half(network) if width == "half" else {}
             if encoder is not None:
-                settings |= {"weights": encoder, "version": "v1.5" if encoder.endswith(".npz") else "v1"}
+                settings |= {"weights": encoder}
             name = f"compare_{network}_{width}" + ("" if encoder is None else "_pretrained")
             model, history = train(
                 run, chosen, network=network, name=name, minutes=minutes, epochs=epochs, verbose=verbose, **settings
@@ -126,24 +116,27 @@ def compare(
                 network=network, width=width, encoder=said, parameters=model.count_params(), steps=steps,
                 epochs=steps * profile.batch_size / count, seconds=float(history["seconds"].iloc[-1]), recipe=recipe,
             )  # fmt: skip
-            done = _keep(path, done, here)
-        if (
-            width == "full"
-            and encoder is None
-            and not profile.filters
-            and here["epochs"].iloc[0] < 2
-            and network != RELEASED
-        ):
+            done = common.add_rows(path, done, here)
+        seldom = here["epochs"].iloc[0] < 2 and not profile.filters
+        if width == "full" and encoder is None and seldom and _half(network):
             cells.insert(0, (network, "half", None))
     return done
 
 
+@functools.cache
+def encoder_source(weights: str) -> str:
+    """What of the ResNet50 encoder comes from ``weights``, as it stands in tables; raises where they cannot be had."""
+    from segkit.models.pretrained import load_encoder, resnet50_unet
+
+    return load_encoder(resnet50_unet(), weights)
+
+
 def _half(network: str) -> dict:
-    halves = {
+    halves: dict[str, dict] = {
         "lgg_unet": {"filters": (32, 64, 128, 256)}, "lgg_bunet": {"filters": (8, 16, 32, 64, 128)},
         "lgg_resnet50_unet": {"filters": (256, 128, 64, 32), "encoder_width": 0.5},
     }  # fmt: skip
-    return halves[network]
+    return halves.get(network, {})
 
 
 def leakage(run: common.Run, *, verbose=2) -> pd.DataFrame:
@@ -156,13 +149,13 @@ def leakage(run: common.Run, *, verbose=2) -> pd.DataFrame:
     profile, path = run.profile, run.results / "tables" / "leakage.csv"
     minutes, epochs = profile.lesson_minutes, profile.cell_epochs
     recipe = recipe_of(run, "lgg_unet, a quarter of its width", minutes=minutes, epochs=epochs)
-    done = _rows(path, recipe)
-    chosen = split(list(find(run.data)["patient"].unique()))
+    done = common.read_rows(path, recipe)
+    chosen = split(labelled(find(run.data)))
     pool = sorted([*chosen["train"], *chosen["selection"]])
     for kind in BOTH:
         if len(done) and (done["split"] == kind).any():
             continue
-        done = _keep(
+        done = common.add_rows(
             path, done, pd.DataFrame([_lesson(run, pool, kind, minutes, epochs, verbose) | {"recipe": recipe}])
         )
     return done
@@ -177,16 +170,17 @@ def _lesson(run: common.Run, pool: list[str], kind: str, minutes, epochs, verbos
     profile, known = run.profile, {p: load(run.results, p) for p in pool}
     index = np.array([(p, k) for p, (_, mask) in known.items() for k in range(mask.shape[2])], dtype=object)
     rng = np.random.default_rng(run.seed)
-    if kind == "slices":
-        drawn = rng.permutation(len(index))
-        place = np.empty(len(index))
-        place[drawn] = (np.arange(len(index)) + 0.5) / len(index)
-    else:
-        order = {p: (i + 0.5) / len(pool) for i, p in enumerate(rng.permutation(pool))}
-        place = np.array([order[p] for p, _ in index])
-    sides = {"train": place < 0.765, "selection": (place >= 0.765) & (place < 0.865), "test": place >= 0.865}
+    units = [tuple(i) for i in index] if kind == "slices" else pool
+    if len(units) < 3:
+        raise ValueError(f"{len(units)} {kind} are too few for the lesson: one trains, one selects, one is scored")
+    drawn = [units[i] for i in rng.permutation(len(units))]
+    test, selection = max(1, round(0.135 * len(drawn))), max(1, round(0.1 * len(drawn)))
+    side_of = dict.fromkeys(drawn, "train") | dict.fromkeys(drawn[-test - selection :], "selection")
+    side_of |= dict.fromkeys(drawn[-test:], "test")
+    given = np.array([side_of[(p, k) if kind == "slices" else p] for p, k in index])
     parts = {}
-    for side, here in sides.items():
+    for side in SIDES:
+        here = given == side
         images = np.stack([known[p][0][:, :, k] for p, k in index[here]])
         truth = np.stack([known[p][1][:, :, k] for p, k in index[here]])
         parts[side] = images, truth, [p for p, _ in index[here]]
@@ -209,7 +203,7 @@ def _lesson(run: common.Run, pool: list[str], kind: str, minutes, epochs, verbos
         >= 0.5
     )
     of = np.array(names)
-    by = [metrics.dice(truth[of == p], found[of == p]) for p in sorted(set(names)) if truth[of == p].any()]
+    by = [metrics.dice(truth[of == p], found[of == p]) for p in sorted(set(names))]
     return {
         "split": kind, "dice": float(np.mean(by)), "batch_dice": legacy.lgg_batch_dice(truth, found), "patients": len(set(names)),
         "shared_patients": len(set(names) & set(parts["train"][2])), "slices": len(truth),
@@ -220,8 +214,8 @@ def learning_curve(run: common.Run, *, fold: int = 1, verbose=2) -> pd.DataFrame
     """The recipe with an eighth, a quarter, half and all of a fold's training patients, at equal minutes: ``tables/curve.csv``."""
     profile, path = run.profile, run.results / "tables" / "curve.csv"
     recipe = recipe_of(run, f"{RELEASED}, fold {fold}", minutes=profile.cell_minutes, epochs=profile.cell_epochs)
-    done = _rows(path, recipe)
-    chosen = split(list(find(run.data)["patient"].unique()), fold=fold)
+    done = common.read_rows(path, recipe)
+    chosen = split(labelled(find(run.data)), fold=fold)
     order = list(np.random.default_rng(run.seed).permutation(chosen["train"]))
     for n in dict.fromkeys(max(1, round(share * len(order))) for share in CURVE):
         if len(done) and (done["patients"] == n).any():
@@ -238,7 +232,7 @@ def learning_curve(run: common.Run, *, fold: int = 1, verbose=2) -> pd.DataFrame
         scores = evaluate(
             {name: functools.partial(predict, model, size=profile.size)}, run.data, run.results, chosen["test"]
         )
-        done = _keep(path, done, scores[["subject", "dice", "hd95_pixels"]].assign(patients=n, recipe=recipe))
+        done = common.add_rows(path, done, scores[["subject", "dice", "hd95_pixels"]].assign(patients=n, recipe=recipe))
     return done
 
 
@@ -246,7 +240,7 @@ def sites(run: common.Run, *, verbose=2) -> pd.DataFrame:
     """The recipe trained without one site and scored on it, a cell a site: ``tables/sites.csv``."""
     profile, path, table = run.profile, run.results / "tables" / "sites.csv", find(run.data)
     recipe = recipe_of(run, f"{RELEASED}, a site left out", minutes=profile.cell_minutes, epochs=profile.cell_epochs)
-    done = _rows(path, recipe)
+    done = common.read_rows(path, recipe)
     for site in sorted(table["site"].unique()):
         if len(done) and (done["site"] == site).any():
             continue
@@ -257,7 +251,7 @@ def sites(run: common.Run, *, verbose=2) -> pd.DataFrame:
         scores = evaluate(
             {name: functools.partial(predict, model, size=profile.size)}, run.data, run.results, chosen["test"]
         )
-        done = _keep(path, done, scores[["subject", "site", "dice", "hd95_pixels"]].assign(recipe=recipe))
+        done = common.add_rows(path, done, scores[["subject", "site", "dice", "hd95_pixels"]].assign(recipe=recipe))
     return done
 
 
@@ -266,7 +260,7 @@ def release_all(run: common.Run, *, verbose=2) -> pd.DataFrame:
     scores = pd.read_csv(
         common.need(run.results / "tables" / "folds.csv", "python -m segkit.studies.lgg.experiments folds")
     )
-    patients, name = sorted(find(run.data)["patient"].unique()), f"all_{RELEASED}"
+    patients, name = labelled(find(run.data)), f"all_{RELEASED}"
     train(run, {"train": patients, "selection": []}, name=name, verbose=verbose)
     path = release(run, name, scores)
     return pd.DataFrame({"file": [path.name], "MB": [round(path.stat().st_size / 1e6, 2)]})
@@ -284,12 +278,15 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--profile", default="full")
     parser.add_argument("--results")
-    parser.add_argument("--fold", type=int, help="one fold only")
+    parser.add_argument("--fold", type=int, help="one fold only (folds, compare, curve)")
     parser.add_argument("--weights", help="of the pretrained encoder, for compare")
     options = parser.parse_args()
     run = start(options.profile, data=Path(options.data).expanduser().resolve(), results=options.results)
     prepare(run)
-    extra = {"folds": {"folds": (options.fold,)} if options.fold else {}, "compare": {"weights": options.weights}}
+    one = {"fold": options.fold} if options.fold else {}
+    extra = {
+        "folds": {"folds": (options.fold,)} if options.fold else {}, "compare": one | {"weights": options.weights}, "curve": one,
+    }  # fmt: skip
     print(WHAT[options.what](run, **extra.get(options.what, {})).to_string())
 
 

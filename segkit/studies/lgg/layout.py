@@ -95,7 +95,7 @@ def find(folder: str | os.PathLike, *, kind: str | None = None) -> pd.DataFrame:
     -------
     DataFrame
         A row a slice: patient, site, slice (its number), image, mask (paths; None where a patient has no mask at all).
-        ``attrs["excluded"]``: a DataFrame of file and reason, of what was left out (copies "(1)", a mask without image, an image
+        :func:`excluded` says what was left out (copies "(1)", a mask without image, an image
         without mask in a patient with masks, other files) and of gaps in the numbering, which are kept.
 
     Raises
@@ -113,12 +113,32 @@ def find(folder: str | os.PathLike, *, kind: str | None = None) -> pd.DataFrame:
             f"{place}: no slice found; expected <patient>/<patient>_<n>.tif, for example TCGA_CS_4941_19960909"
         )
     table = pd.DataFrame(rows)
-    table.attrs["excluded"] = pd.DataFrame(notes, columns=["file", "reason"])
+    table.attrs["excluded"] = notes  # a list, since pandas compares attrs
     return table
 
 
-def pair(home: Path, *, with_masks: bool = True) -> tuple[list[dict], list[dict]]:
-    """Rows (as of :func:`find`) of one patient's folder, and what is left out of it; without masks these are passed over."""
+def excluded(table: pd.DataFrame) -> pd.DataFrame:
+    """What :func:`find` left out or remarked: file, reason."""
+    return pd.DataFrame(table.attrs.get("excluded", []), columns=["file", "reason"])
+
+
+def labelled(table: pd.DataFrame) -> list[str]:
+    """Patients of :func:`find` that have masks, sorted."""
+    return sorted(table.loc[table["mask"].notna(), "patient"].unique())
+
+
+def patients_in(folder: Path) -> list[str]:
+    """Patients whose slices lie in a folder, by the files' names."""
+    found = [_NAME.match(p.name) for p in sorted(folder.iterdir()) if p.is_file()]
+    return sorted({m["patient"] for m in found if m is not None and not m["mask"]})
+
+
+def pair(home: Path, *, name: str | None = None, with_masks: bool = True) -> tuple[list[dict], list[dict]]:
+    """Rows (as of :func:`find`) of a folder's patient, and what is left out of it; without masks these are passed over.
+
+    ``name`` is the patient's, by default the folder's.
+    """
+    name = home.name if name is None else name
     images, masks, notes = {}, {}, []
     for path in sorted(p for p in home.iterdir() if p.is_file() and not p.name.startswith(".")):
         match = _NAME.match(path.name)
@@ -126,7 +146,7 @@ def pair(home: Path, *, with_masks: bool = True) -> tuple[list[dict], list[dict]
             notes.append({"file": path.name, "reason": "not named <patient>_<n>.tif"})
         elif match["copy"]:
             notes.append({"file": path.name, "reason": "a copy"})
-        elif match["patient"] != home.name:
+        elif match["patient"] != name:
             notes.append({"file": path.name, "reason": f"another patient's name in folder {home.name}"})
         elif with_masks or not match["mask"]:
             kept, number = masks if match["mask"] else images, int(match["number"])
@@ -143,10 +163,10 @@ def pair(home: Path, *, with_masks: bool = True) -> tuple[list[dict], list[dict]
     if gaps:
         text = ", ".join(map(str, gaps[:8])) + (" …" if len(gaps) > 8 else "")
         notes.append(
-            {"file": home.name, "reason": f"numbers missing in between ({text}); the others are kept as neighbours"}
+            {"file": name, "reason": f"numbers missing in between ({text}); the others are kept as neighbours"}
         )
-    site = home.name.split("_")[1] if home.name.count("_") >= 2 else ""
-    rows = [{"patient": home.name, "site": site, "slice": n, "image": images[n], "mask": masks.get(n)} for n in numbers]
+    site = name.split("_")[1] if name.count("_") >= 2 else ""
+    rows = [{"patient": name, "site": site, "slice": n, "image": images[n], "mask": masks.get(n)} for n in numbers]
     return rows, notes
 
 
@@ -199,7 +219,7 @@ def _read(path: str | os.PathLike) -> np.ndarray:
 def read(table: pd.DataFrame, patient: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Slices (rows, columns, slices, 3) and mask (rows, columns, slices), uint8, of a patient of :func:`find`.
 
-    The mask is None where the patient has none.
+    The mask is None where the patient has none. A channel without any content is taken as a missing sequence, and FLAIR put in.
 
     Raises
     ------
@@ -216,7 +236,11 @@ def read(table: pd.DataFrame, patient: str) -> tuple[np.ndarray, np.ndarray | No
             raise ValueError(
                 f"{path}: {array.shape[:2]} pixels, the patient's first slice has {images[0].shape[:2]}; resize to one size"
             )
-    return np.stack(images, axis=2), np.stack(masks, axis=2) if masks else None
+    image = np.stack(images, axis=2)
+    for channel in (0, 2):
+        if image[..., channel].min() == image[..., channel].max():  # left black: FLAIR stands in, as elsewhere
+            image[..., channel] = image[..., 1]
+    return image, np.stack(masks, axis=2) if masks else None
 
 
 def overview(table: pd.DataFrame) -> pd.DataFrame:
@@ -248,10 +272,17 @@ def clinical(folder: str | os.PathLike) -> pd.DataFrame:
         When it is missing, empty, without the columns ``Patient`` and the clusters, or names a patient twice.
     """
     folder = Path(folder)
-    places = [folder / "data.csv", folder / "kaggle_3m" / "data.csv", folder.parent / "data.csv"]
+    places = [
+        folder / "data.csv",
+        folder / "kaggle_3m" / "data.csv",
+        folder.parent / "data.csv",
+        folder.parent / "kaggle_3m" / "data.csv",
+    ]
     path = next((p for p in places if p.is_file()), None)
     if path is None:
-        raise FileNotFoundError(f"{places[0]}: missing, and not in kaggle_3m either; it comes with the data on Kaggle")
+        raise FileNotFoundError(
+            f"{places[0]}: missing, and neither in kaggle_3m nor a folder above; it comes with the data on Kaggle"
+        )
     try:
         table = pd.read_csv(path)
     except pd.errors.EmptyDataError:
@@ -271,13 +302,13 @@ def split(patients: Sequence[str], *, fold: int | None = None) -> dict[str, list
     """Patients that train, select (epochs, threshold) and test; never slices.
 
     The study's five folds over the hundred patients (``fold`` 1 to 5; without it the first), where each role has a patient
-    here; patients on no list train. Else (phantoms, other data) the last fifth by name tests and the tenth before selects;
-    ``fold`` turns that list by a fifth each.
+    here; patients on no list train. Of other patients (phantoms, own data) a fifth tests, in an order that is drawn once, and a tenth of
+    the others selects; over the five folds each is tested once.
 
     Raises
     ------
     ValueError
-        For fewer than three patients, or a fold outside 1 to 5.
+        For fewer than five patients, a fold outside 1 to 5, or a few of the hundred patients that leave a role without anybody.
     """
     if fold is not None and fold not in range(1, 6):
         raise ValueError(f"fold {fold} does not exist; there are 1 to 5")
@@ -288,15 +319,20 @@ def split(patients: Sequence[str], *, fold: int | None = None) -> dict[str, list
     here = {part: [p for p in chosen if p in patients] for part, chosen in fixed.items()}
     if all(here.values()):
         return here | {"train": sorted([*here["train"], *(p for p in patients if p not in listed)])}
-    if len(patients) < 3:
-        raise ValueError(f"{len(patients)} patients are too few: at least one trains, one selects, one tests")
-    test, turn = max(1, len(patients) // 5), ((fold or 5) % 5) * len(patients) // 5
-    turned = [*patients[turn:], *patients[:turn]]
-    selection = max(1, len(patients) // 10)
-    return {
-        "train": sorted(turned[: -test - selection]), "selection": sorted(turned[-test - selection : -test]),
-        "test": sorted(turned[-test:]),
-    }  # fmt: skip
+    if any(here.values()):
+        empty = [part for part, chosen in here.items() if not chosen]
+        raise ValueError(
+            f"fold {fold or 1}: none of its {' and '.join(empty)} patients is here; choose another fold, or add them"
+        )
+    if len(patients) < 5:
+        raise ValueError(
+            f"{len(patients)} patients are too few: one tests in each of five folds, the others train and select"
+        )
+    parts = np.array_split(np.random.default_rng(0).permutation(patients), 5)
+    test = sorted(map(str, parts[(fold or 1) - 1]))
+    others = [str(p) for k, part in enumerate(parts) if k != (fold or 1) - 1 for p in part]
+    selection = sorted(others[: max(1, len(patients) // 10)])
+    return {"train": sorted(set(others) - set(selection)), "selection": selection, "test": test}
 
 
 def leave_site_out(table: pd.DataFrame, site: str) -> dict[str, list[str]]:

@@ -1,6 +1,7 @@
 """03 training, prediction, the released model and a user's own slices."""
 
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,11 +12,12 @@ from nibabel import Nifti1Image
 
 from segkit import files, labels, postprocessing, shape, volumes
 from segkit.studies import common
-from segkit.studies.lgg.layout import RELEASED, SIZE, Profile, pair, read
+from segkit.studies.lgg.layout import RELEASED, SIZE, Profile, pair, patients_in, read
 from segkit.studies.lgg.steps import load, normalise, pad_square, resize, upright
 
 THRESHOLDS = tuple(round(0.2 + 0.05 * k, 2) for k in range(13))
 COLOURS = ("#00C000", "#E00000")  # truth, prediction: as the report draws them
+AUGMENTATION = {"flips": (1,), "rotate": 20, "scale": 0.15, "gain": 0.2, "noise": 0.15}
 DROPPED = 0.08  # share of samples in which pre, and post, are replaced by FLAIR, as where a sequence is missing
 
 
@@ -31,12 +33,21 @@ def build(network: str, profile: Profile, **settings):
 
 def neighbours_of(model) -> int:
     """Neighbouring slices on each side that a model takes, by its channels (three a slice)."""
-    return (model.inputs[0].shape[-1] // 3 - 1) // 2
+    channels = model.inputs[0].shape[-1]
+    if channels % 6 != 3:
+        raise ValueError(
+            f"{model.name}: takes {channels} channels; slices are pre, FLAIR and post with as many neighbours on each side (3, 9, 15, …)"
+        )
+    return (channels // 3 - 1) // 2
 
 
 def class_weights(results: Path, patients: Sequence[str]) -> tuple[float, float]:
     """Weights of background and tumour for the cross-entropy: 1 / (2 · share of each), from the training masks alone."""
-    masks = [load(results, p)[1] for p in patients]
+    masks = {p: load(results, p)[1] for p in patients}
+    without = [p for p, mask in masks.items() if mask is None]
+    if without:
+        raise ValueError(f"{without[:5]} have no mask, so nothing can be measured; take them out of the list")
+    masks = list(masks.values())
     share = sum(int(m.sum()) for m in masks) / sum(m.size for m in masks)
     if not 0 < share < 1:
         raise ValueError(f"{share:.0%} of the training pixels are tumour; there is nothing to weigh")
@@ -113,7 +124,7 @@ def train(
     training.precision()
     model = build(network, profile, **settings)
     neighbours = neighbours_of(model)
-    moves = augment.slices(flips=(1,), rotate=20, scale=0.15, gain=0.2, noise=0.15)
+    moves = augment.slices(**AUGMENTATION)
     sets = {
         "train": slices(
             run, patients["train"], neighbours=neighbours, augment=drop_sequences(moves, DROPPED), seed=seed,
@@ -228,21 +239,31 @@ def load_model(model=None) -> list:
     return [models.load(m) if isinstance(m, str | os.PathLike) else m for m in given]
 
 
+def released_threshold() -> float:
+    """The mean of the thresholds that the five folds chose, as released with the model; .5 where none is."""
+    path = common.home() / "results_dir" / "lgg" / "saved_models" / f"{RELEASED}.scores.csv"
+    if not path.is_file():
+        return 0.5
+    by = pd.read_csv(path).groupby("fold")["threshold"].first()
+    return round(float(by.mean()), 2)
+
+
 def segment(
-    scan, *, model=None, out: str | os.PathLike | None = None, threshold: float = 0.5, largest: bool = True
+    scan, *, model=None, out: str | os.PathLike | None = None, threshold: float | None = None, largest: bool = True
 ) -> Nifti1Image:
     """Tumour mask of a patient's slices, with the released model.
 
     Parameters
     ----------
     scan : path
-        Folder of ``<patient>_<n>.tif`` as in ``kaggle_3m`` (8-bit RGB: pre, FLAIR, post; or grey FLAIR alone). Masks in it are ignored.
+        Folder of one patient's ``<patient>_<n>.tif`` as in ``kaggle_3m`` (8-bit RGB: pre, FLAIR, post; or grey FLAIR alone), whatever
+        the folder's own name. Masks in it are ignored; a warning names what else was left out.
     model : keras.Model or path, or several, optional
         Default :func:`released`.
     out : folder, optional
         Also write ``<patient>_seg.nii.gz``, ``<patient>_overlay.png`` and ``<patient>_measures.csv``.
     threshold, largest
-        See :func:`to_mask`.
+        See :func:`to_mask`; default :func:`released_threshold`.
 
     Returns
     -------
@@ -255,12 +276,13 @@ def segment(
     FileNotFoundError, ValueError
         When the folder is missing, holds no slice or slices of several sizes or patients.
     """
-    folder = Path(scan)
-    table = _own(folder)
-    image, _ = read(table, folder.resolve().name)
+    table = _own(Path(scan))
+    name = table["patient"].iloc[0]
+    image, _ = read(table, name)
+    threshold = released_threshold() if threshold is None else threshold
     mask = nib.Nifti1Image(to_mask(predict(load_model(model), image), threshold=threshold, largest=largest), np.eye(4))
     if out is not None:
-        write_outputs(image, mask, Path(out), folder.name)
+        write_outputs(image, mask, Path(out), name)
     return mask
 
 
@@ -268,9 +290,16 @@ def _own(folder: Path) -> pd.DataFrame:
     """Slices of one patient's folder, masks left out."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; give the folder that holds one patient's slices")
-    rows, _ = pair(folder.resolve(), with_masks=False)
-    if not rows:
-        raise ValueError(f"{folder}: holds no slice of its own; expected {folder.name}_1.tif, {folder.name}_2.tif, …")
+    names = patients_in(folder)
+    if len(names) != 1:
+        found = f"slices of several patients ({', '.join(names[:4])})" if names else "no slice"
+        raise ValueError(
+            f"{folder}: holds {found}; give a folder with one patient's <patient>_1.tif, <patient>_2.tif, …"
+        )
+    rows, notes = pair(folder, name=names[0], with_masks=False)
+    if notes:
+        text = "; ".join(f"{n['file']}: {n['reason']}" for n in notes[:5])
+        warnings.warn(f"{folder}: {len(notes)} left out or remarked ({text})", stacklevel=3)
     return pd.DataFrame(rows)
 
 

@@ -49,7 +49,7 @@ def features(masks: Mapping[str, np.ndarray], *, jobs: int = -1, **settings) -> 
 
 
 def joined(table: pd.DataFrame, clinical: pd.DataFrame) -> pd.DataFrame:
-    """Features with the clusters of ``data.csv``; ``attrs["excluded"]`` names those left out and why.
+    """Features with the clusters of ``data.csv``; ``attrs["excluded"]`` lists those left out and why.
 
     Left out: patients without a row in ``data.csv``, rows of ``data.csv`` without features, patients whose mask is empty.
     """
@@ -63,9 +63,7 @@ def joined(table: pd.DataFrame, clinical: pd.DataFrame) -> pd.DataFrame:
     unseen = sorted(set(clinical.index) - set(keys))
     out = numbers.drop(index=[*{*empty, *unknown}]).join(clinical[list(CLUSTERS)])
     reasons = (("an empty mask", empty), ("not in data.csv", unknown), ("in data.csv, no mask here", unseen))
-    out.attrs["excluded"] = pd.DataFrame(
-        [{"patient": p, "reason": why} for why, names in reasons for p in names], columns=["patient", "reason"]
-    )
+    out.attrs["excluded"] = [{"patient": p, "reason": why} for why, names in reasons for p in names]
     return out
 
 

@@ -202,13 +202,21 @@ def claims(
          "BU-Net was not trained in the report's code; see 03_training for a comparison at equal minutes"),
     ]  # fmt: skip
     if compared is not None and len(compared):
-        by = compared.groupby("network")["dice"].mean()
-        if {"lgg_unet", "lgg_bunet"} <= set(by.index):
-            text = ", ".join(f"{name} {value:.3f}" for name, value in by.items())
-            rows.append(("sections on BU-Net", "BU-Net improves on U-Net", unknown if not real else
+        random = compared[compared["encoder"] == "random"]
+        wide = random.pivot_table(index="subject", columns=["network", "width"], values="dice")
+        widths = [w for w in ("full", "half") if {("lgg_unet", w), ("lgg_bunet", w)} <= set(wide.columns)]
+        if widths:
+            pair = wide[[("lgg_bunet", widths[-1]), ("lgg_unet", widths[-1])]].set_axis(
+                ["lgg_bunet", "lgg_unet"], axis=1
+            )
+            test = statistics.paired(pair).iloc[0]
+            by = pair.mean()
+            text = f"lgg_bunet {by['lgg_bunet']:.3f}, lgg_unet {by['lgg_unet']:.3f}, {widths[-1]} width, p {test['p']:.2g} (Wilcoxon)"
+            clear = real and test["p"] <= 0.05
+            rows.append(("sections on BU-Net", "BU-Net improves on U-Net", unknown if not clear else
                          ("holds" if by["lgg_bunet"] > by["lgg_unet"] else "does not hold"),
                          f"at equal minutes on one fold, one seed: {text}"))  # fmt: skip
-    if leakage is not None:
+    if leakage is not None and set(leakage["split"]) == {"slices", "patients"}:
         gap = leakage_gap(leakage)
         rows.append(("notebook", "slices are split at random, the test is unseen", "does not hold",
                      f"{gap.loc['slices', 'shared_patients']:.0f} test patients are in training, too; Dice {gap.loc['slices', 'dice']:.3f} "
