@@ -502,6 +502,9 @@ def test_cuts_by_hand():
     assert radiogenomics.groups(values, "tertiles").tolist() == [0, 0, 1, 1, 2, 2]
     with pytest.raises(ValueError, match="no rule is called 'mean'"):
         radiogenomics.groups(values, "mean")
+    half_known = pd.Series([np.nan, np.nan, 1, 1, 2, 2])
+    assert radiogenomics.association(values, half_known)[0] == pytest.approx(1)  # 1, 0 / 1, 2: any way is as likely
+    assert radiogenomics.association(values, half_known, among="cluster")[0] == pytest.approx(1 / 3)  # 2, 0 / 0, 2
     p, n = radiogenomics.association(values, pd.Series([1, 1, 1, 2, 2, np.nan]))
     assert (p, n) == (pytest.approx(1 / 10), 5)  # 3, 0 / 0, 2: one of ten ways
 
@@ -510,7 +513,7 @@ def test_each_open_definition_has_its_row(done):
     masks = radiogenomics.masks(done.data)
     table = radiogenomics.sensitivity(masks, lgg.clinical(done.data), jobs=1)
     assert set(table.index.get_level_values("variant")) == set(radiogenomics.VARIANTS)
-    assert set(table.loc["default"].index) == set(radiogenomics.RULES)
+    assert set(table.loc["default"].index) == {*radiogenomics.RULES, "median of patients with the cluster"}
     assert ((table > 0) & (table <= 1)).all().all()
 
 

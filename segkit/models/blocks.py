@@ -21,6 +21,8 @@ class MonteCarloDropout(layers.Dropout):
 class LinearUpsampling(layers.Layer):
     """Twice as many voxels an axis, linearly between their centres; the edge goes on beyond the border. No weights.
 
+    The LGG report's PyTorch layer keeps the corners' positions instead (``align_corners``), which moves values by less than a voxel.
+
     Keras's own bilinear layer fails on TensorFlow once a second image size comes by.
     """
 

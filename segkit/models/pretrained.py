@@ -263,6 +263,10 @@ def _read_h5(path: Path) -> Mapping[str, dict[str, np.ndarray]]:
                     )
 
             root.visititems(take)
+        if "layers" in found or "layers" in file:
+            raise ValueError(
+                f"{path}: is in Keras 3's own .weights.h5 format, which has no layer names; give the .h5 of keras.applications, or an .npz"
+            )
     except OSError as error:
         raise ValueError(f"{path}: cannot be read as HDF5 ({error}); download it again, or give an .npz") from None
     return found

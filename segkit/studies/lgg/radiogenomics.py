@@ -74,13 +74,16 @@ def groups(values: pd.Series, rule: str = "median") -> pd.Series:
     return pd.Series(np.searchsorted(np.quantile(values, RULES[rule]), values, side="left"), index=values.index)
 
 
-def association(values: pd.Series, cluster: pd.Series, *, rule: str = "median", seed: int = 0) -> tuple[float, int]:
+def association(
+    values: pd.Series, cluster: pd.Series, *, rule: str = "median", among: str = "all", seed: int = 0
+) -> tuple[float, int]:
     """p of Fisher's exact test between a feature, cut after ``rule``, and a cluster; and the number of patients.
 
-    The cut is made among all patients with the feature; those without the cluster are then left out. Two parts are tested exactly, more
+    The cut is made among all patients with the feature, and those without the cluster are then left out; or (``among="cluster"``) among
+    those with both. Two parts are tested exactly, more
     by 20,000 drawn tables.
     """
-    known = values.notna()
+    known = values.notna() & (cluster.notna() if among == "cluster" else True)
     part = groups(values[known], rule)
     both = cluster[known].notna()
     table = pd.crosstab(part[both], cluster[known][both]).to_numpy()
@@ -94,7 +97,7 @@ def associations(table: pd.DataFrame, *, rule: str = "median", names: Sequence[s
     -------
     DataFrame
         feature, cluster, n, p, p_bonferroni_10 (ten tests, as published), p_bonferroni (over the cluster columns),
-        significant (p ≤ .005), published (p, where one was printed).
+        significant (p ≤ .005), published (p, where one was printed; the ratio with *all subtypes* at .02 is printed without a table).
     """
     printed = common.published("lgg").query("table == 'abstract' and label != 'tumour' and label != 'all'")
     printed = {
@@ -106,8 +109,8 @@ def associations(table: pd.DataFrame, *, rule: str = "median", names: Sequence[s
         for cluster in names:
             p, n = association(table[feature], table[cluster], rule=rule)
             rows.append({
-                "feature": feature, "cluster": cluster, "n": n, "p": p, "p_bonferroni_10": min(1.0, 10 * p),
-                "p_bonferroni": min(1.0, len(names) * p), "significant": p <= THRESHOLD,
+                "feature": feature, "cluster": cluster, "n": n, "p": p, "p_bonferroni_10": statistics.bonferroni([p], 10)[0],
+                "p_bonferroni": statistics.bonferroni([p], len(names))[0], "significant": p <= THRESHOLD,
                 "published": printed.get((feature, cluster), np.nan),
             })  # fmt: skip
     return pd.DataFrame(rows)
@@ -120,10 +123,11 @@ def sensitivity(
     rows = []
     for variant, settings in VARIANTS.items():
         table = joined(features(masks, jobs=jobs, **settings), clinical)
-        for rule in RULES if variant == "default" else ("median",):
+        cuts = [(rule, rule, "all") for rule in RULES] + [("median of patients with the cluster", "median", "cluster")]
+        for name, rule, among in cuts if variant == "default" else cuts[:1]:
             rows.append(
-                {"variant": variant, "cut": rule}
-                | {f: association(table[f], table[cluster], rule=rule)[0] for f in shape.NAMES}
+                {"variant": variant, "cut": name}
+                | {f: association(table[f], table[cluster], rule=rule, among=among)[0] for f in shape.NAMES}
             )
     return pd.DataFrame(rows).set_index(["variant", "cut"])
 

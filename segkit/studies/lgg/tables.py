@@ -136,7 +136,10 @@ def three_columns(scores: pd.DataFrame, method: str, old: Mapping[str, float]) -
         for column, name in columns.items()
         if column in chosen
     ]
-    return report.three_columns(printed, before, pd.concat(parts)[["label", "metric", "subject", "value"]])
+    out = report.three_columns(printed, before, pd.concat(parts)[["label", "metric", "subject", "value"]])
+    for metric, value in values.items():  # also where the division by 0 made it infinite
+        out.loc[(label, metric), "legacy"] = value
+    return out
 
 
 def summary(
