@@ -40,7 +40,7 @@ def test_import_is_quick_and_brings_no_keras():
 
 
 @pytest.mark.parametrize(
-    "module", ["volumes", "metrics", "patches", "statistics", "legacy", "labels", "intensity", "splits"]
+    "module", ["volumes", "metrics", "patches", "statistics", "shape", "legacy", "labels", "intensity", "splits"]
 )
 def test_lower_floors_bring_no_keras(module):
     code = f"import sys; from segkit import {module}; print('keras' in sys.modules or 'tensorflow' in sys.modules)"
