@@ -162,10 +162,11 @@ def test_notebooks_define_nothing_and_keep_cells_short(notebook):
 
 
 def test_full_notebooks_hold_no_picture_of_a_real_subject():
-    """In a run on real data, images are drawn by plots.panels and plots.three_planes alone, and these draw a card of text."""
+    """In a run on real data, images are drawn by functions that are told the source, and these draw a card of text."""
+    draws = r"plots\.(panels|three_planes|contours|frames|surface|points|surface_still|thresholds|threshold_explorer)\("
     for path in ROOT.glob("results_dir/*/full/notebooks/*.ipynb"):
         for cell in cells(path):
-            assert "SHOW_REAL_SUBJECTS = True" not in cell.source
-            if re.search(r"plots\.(panels|three_planes)\(", cell.source):
-                assert "source=run.source" in cell.source
+            assert not re.search(r"^SHOW_REAL_SUBJECTS = True", cell.source, re.MULTILINE)
+            for line in cell.source.splitlines():
+                assert not re.search(draws, line) or "source=run.source" in line, line
             assert "imshow" not in cell.source
