@@ -171,7 +171,7 @@ def _intensities(image, rng, gain: float, noise: float):
         spread = float(image.std())
         image = image * np.float32(rng.uniform(1 - gain, 1 + gain)) + np.float32(rng.uniform(-gain, gain) * spread)
     if noise:
-        image = image + rng.normal(0, rng.uniform(0, noise), image.shape)
+        image = image + np.float32(rng.uniform(0, noise)) * rng.standard_normal(image.shape, dtype=np.float32)
     return image.astype(np.float32, copy=False)
 
 

@@ -1,7 +1,8 @@
 """From a model to a volume on the image's own grid: slices with neighbours, blended patches, mirroring, ensembles.
 
-The volume is finished slab by slab, so memory holds one slab of probabilities besides the result; labels need the
-result's one byte a voxel.
+The volume is finished plane by plane while windows sweep along its first axis, so memory holds a window's depth of
+sums besides the result; labels need the result's one byte a voxel. Where even that depth is too much (many classes), the
+sweep goes in columns, whose windows overlap: at most 15 % of them are then computed twice.
 """
 
 import itertools
@@ -13,6 +14,10 @@ from nibabel import Nifti1Image
 from tqdm.auto import tqdm
 
 from segkit import data, patches, volumes
+
+_BUDGET = 2**28  # bytes of sums that are held before the sweep is cut into columns
+_EXTRA = 0.15  # share of windows that columns may cost
+_BAR = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}]"
 
 
 def predict(
@@ -93,13 +98,13 @@ def predict(
         slabs = _patches(run, turned, size, step, window, flips)
 
     out = None
-    with tqdm(total=len(turned), unit="slice", disable=not progress, leave=False) as bar:
-        for first, probabilities in slabs:
+    with tqdm(total=len(turned), unit="slice", disable=not progress, leave=False, bar_format=_BAR) as bar:
+        for box, probabilities in slabs:
             slab = _to_labels(probabilities, threshold) if output == "labels" else probabilities
             if out is None:
                 out = np.empty((*turned.shape[:3], *slab.shape[3:]), slab.dtype)
-            out[first : first + len(slab)] = slab
-            bar.update(len(slab))
+            out[box] = slab
+            bar.update(np.prod(slab.shape[:3]) / np.prod(turned.shape[1:3]))
     return volumes.like(np.ascontiguousarray(np.moveaxis(out, 0, lead)), image)
 
 
@@ -152,8 +157,8 @@ def _flipped(run: _Ensemble, batch: np.ndarray, flips: Sequence[int]) -> np.ndar
     return total / np.float32(n)
 
 
-def _slices(run: _Ensemble, volume: np.ndarray, neighbours: int, flips) -> Iterator[tuple[int, np.ndarray]]:
-    """(first slice, probabilities of the slab) for slices along the first axis."""
+def _slices(run: _Ensemble, volume: np.ndarray, neighbours: int, flips) -> Iterator[tuple[tuple, np.ndarray]]:
+    """(where, probabilities there) for slices along the first axis."""
     shape = volume.shape[1:3]
     width = [(0, 0)] + [(0, run.side(n, i) - n) for i, n in enumerate(shape)] + [(0, 0)]
     if min(w[1] for w in width) < 0:
@@ -172,38 +177,90 @@ def _slices(run: _Ensemble, volume: np.ndarray, neighbours: int, flips) -> Itera
                 shaped = batch.reshape(*batch.shape[:3], 2 * neighbours + 1, -1)
                 batch = np.flip(shaped, 3).reshape(batch.shape)
             total = total + _flipped(run, batch, inside)
-        yield first, (total / np.float32(len(turns)))[:, : shape[0], : shape[1]]
+        yield (slice(first, first + len(numbers)),), (total / np.float32(len(turns)))[:, : shape[0], : shape[1]]
 
 
-def _patches(run: _Ensemble, volume: np.ndarray, size, step, window: str, flips) -> Iterator[tuple[int, np.ndarray]]:
-    """(first plane, finished probabilities) for blended patches; only the planes still in work are held."""
+def _patches(run: _Ensemble, volume: np.ndarray, size, step, window: str, flips) -> Iterator[tuple[tuple, np.ndarray]]:
+    """(where, finished probabilities there) for blended patches; only the planes still in work are held."""
     if len(size) != 3:
         raise ValueError(f"patch must be three lengths, not {size}")
     shape = volume.shape[:3]
     size = tuple(run.side(p, i) for i, p in enumerate(size))
     step = tuple(max(1, p // 2) for p in size) if step is None else (step,) * 3 if np.isscalar(step) else tuple(step)
     weights = _weights(size, window)[..., None]
-    volume = np.pad(volume, [(0, max(0, p - n)) for p, n in zip(size, shape, strict=True)] + [(0, 0)], mode="edge")
-    padded = volume.shape[:3]
+    if any(p > n for p, n in zip(size, shape, strict=True)):
+        width = [(0, max(0, p - n)) for p, n in zip(size, shape, strict=True)]
+        volume = np.pad(volume, [*width, (0, 0)], mode="edge")
+    starts = [patches.starts(n, p, s) for n, p, s in zip(volume.shape[:3], size, step, strict=True)]
+    classes = getattr(run.members[0], "outputs", [volume])[0].shape[-1]
+    columns = list(itertools.product(*_columns(starts, size, volume.shape, 4 * classes)))
+    run.batch_size = min(run.batch_size, max(len(a) * len(b) for (a, _), (b, _) in columns))
+    for rows in columns:
+        yield from _sweep(
+            run, volume, [starts[0], *(chosen for chosen, _ in rows)], [r for _, r in rows], size, weights, flips, shape
+        )
+
+
+def _columns(starts, size, shape, item: int) -> list[list[tuple[list[int], tuple[int, int]]]]:
+    """Pieces of the second and third axis: (windows' starts, range that they finish) each.
+
+    As few as keep the sums (``item`` bytes a voxel) under the budget, or as many as cost no more than the extra share of windows.
+    """
+
+    def cut(axis: int, pieces: int):
+        ends = [starts[axis][k * len(starts[axis]) // pieces] for k in range(pieces)][1:]
+        ranges = zip([0, *ends], [*ends, shape[axis]], strict=True)
+        return [
+            ([s for s in starts[axis] if s < stop and s + size[axis] > first], (first, stop)) for first, stop in ranges
+        ]
+
+    def cost(pieces) -> float:
+        return np.prod(
+            [sum(len(s) for s, _ in cut(a, n)) / len(starts[a]) for a, n in zip((1, 2), pieces, strict=True)]
+        )
+
+    def held(pieces) -> int:
+        widths = [max(s[-1] - s[0] + size[a] for s, _ in cut(a, n)) for a, n in zip((1, 2), pieces, strict=True)]
+        return size[0] * int(np.prod(widths)) * item
+
+    most = [min(8, len(starts[a])) for a in (1, 2)]
+    all_ways = [(i, j) for i in range(1, most[0] + 1) for j in range(1, most[1] + 1)]
+    affordable = [way for way in all_ways if cost(way) <= 1 + _EXTRA]
+    small = [way for way in affordable if held(way) <= _BUDGET]
+    best = min(small, key=cost) if small else min(affordable, key=held)
+    return [cut(a, n) for a, n in zip((1, 2), best, strict=True)]
+
+
+def _sweep(run: _Ensemble, volume, starts, ranges, size, weights, flips, shape) -> Iterator[tuple[tuple, np.ndarray]]:
+    """:func:`_patches` for one column: windows at ``starts``, finished within ``ranges`` of the second and third axis."""
+    origin = [s[0] for s in starts[1:]]
+    wide = [s[-1] - s[0] + p for s, p in zip(starts[1:], size[1:], strict=True)]
+    places = [slice(a, min(b, n)) for (a, b), n in zip(ranges, shape[1:], strict=True)]
+    if any(place.start >= place.stop for place in places):  # nothing but padding
+        return
+    inner = tuple(slice(p.start - o, p.stop - o) for p, o in zip(places, origin, strict=True))
     total = weight = None
-    per_group = np.prod([len(patches.starts(n, p, s)) for n, p, s in zip(padded[1:], size[1:], step[1:], strict=True)])
-    run.batch_size = int(min(run.batch_size, per_group))
-    done = 0  # planes before this one are finished
-    for first, group in itertools.groupby(patches.windows(padded, size, step), key=lambda box: box[0].start):
-        if total is not None and first > done:
-            yield from _finish(total, weight, done, min(first, done + size[0]), shape)
-            total, weight = _advance(total, first - done), _advance(weight, first - done)
-        done = first
-        for boxes in _batched(group, run.batch_size):
-            batch = _flipped(run, np.stack([volume[box] for box in boxes]), flips)
+    for first, following in itertools.zip_longest(starts[0], starts[0][1:], fillvalue=volume.shape[0]):
+        boxes = (
+            tuple(slice(c, c + p) for c, p in zip((first, *corner), size, strict=True))
+            for corner in itertools.product(*starts[1:])
+        )
+        for chosen in _batched(boxes, run.batch_size):
+            batch = _flipped(run, np.stack([volume[box] for box in chosen]), flips)
             if total is None:
-                # float64 sums, so that many overlaps of a constant give the constant
-                total = np.zeros((size[0], *padded[1:], batch.shape[-1]))
-                weight = np.zeros((size[0], *padded[1:], 1))
-            for box, value in zip(boxes, batch, strict=True):
-                total[:, box[1], box[2]] += weights * value
-                weight[:, box[1], box[2]] += weights
-    yield from _finish(total, weight, done, padded[0], shape)
+                # float64 sums where there is room, so that many overlaps of a constant give the constant
+                room = size[0] * np.prod(wide) * batch.shape[-1] * 8 <= _BUDGET
+                total = np.zeros((size[0], *wide, batch.shape[-1]), np.float64 if room else np.float32)
+                weight = np.zeros((size[0], *wide, 1), total.dtype)
+            for box, value in zip(chosen, batch, strict=True):
+                here = tuple(slice(b.start - o, b.stop - o) for b, o in zip(box[1:], origin, strict=True))
+                total[:, here[0], here[1]] += weights * value
+                weight[:, here[0], here[1]] += weights
+        for plane in range(first, min(following, shape[0])):  # no later window reaches these
+            k = plane - first
+            yield (slice(plane, plane + 1), *places), (total[k][inner] / weight[k][inner]).astype(np.float32)[None]
+        _advance(total, following - first)
+        _advance(weight, following - first)
 
 
 def _weights(size, window: str) -> np.ndarray:
@@ -214,16 +271,10 @@ def _weights(size, window: str) -> np.ndarray:
     raise ValueError(f'window must be "gaussian" or "mean", not {window!r}')
 
 
-def _finish(total, weight, first: int, stop: int, shape) -> Iterator[tuple[int, np.ndarray]]:
-    n = min(stop, shape[0]) - first
-    if n > 0:
-        yield first, (total[:n] / weight[:n])[:, : shape[1], : shape[2]].astype(np.float32)
-
-
-def _advance(buffer: np.ndarray, planes: int) -> np.ndarray:
-    out = np.zeros_like(buffer)
-    out[: len(buffer) - planes] = buffer[planes:]
-    return out
+def _advance(buffer: np.ndarray, planes: int) -> None:
+    """Move ``buffer`` up by so many planes in place; zeros follow."""
+    for k in range(len(buffer)):
+        buffer[k] = buffer[k + planes] if k + planes < len(buffer) else 0
 
 
 def _batched(items, n: int):

@@ -4,6 +4,7 @@ A run folder holds ``run.json`` (settings, data, versions, machine, times), ``hi
 ``best.keras`` and ``last.keras`` (with the optimiser's state).
 """
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -43,6 +44,7 @@ def fit(
     seed: int = 0,
     settings: dict | None = None,
     allow_leakage: bool = False,
+    bfloat16: bool = False,
     verbose: int | str = "auto",
     callbacks: tuple = (),
 ) -> pd.DataFrame:
@@ -77,6 +79,9 @@ def fit(
         Further things to record (JSON types). A later call with other settings refuses to resume.
     allow_leakage : bool
         Accept a subject on both sides; recorded.
+    bfloat16 : bool
+        Let TensorFlow compute convolutions in bfloat16 where the processor has instructions for it (see :func:`bfloat16_here`): a fifth
+        to a quarter less time a step. Weights, losses and predictions after the training stay float32.
     verbose : 0, 1, 2 or "auto"
         Keras's bar (1), or one line an epoch (2) with the share of the epochs or the budget that is spent.
 
@@ -113,7 +118,7 @@ def fit(
         "loss": keras.saving.serialize_keras_object(loss),
         "epochs": epochs, "minutes": minutes, "optimizer": optimizer, "learning_rate": learning_rate,
         "schedule": schedule, "patience": patience, "monitor": monitor, "seed": seed, "allow_leakage": allow_leakage,
-        **({} if ema is None else {"ema": ema}),
+        **({} if ema is None else {"ema": ema}), **({"bfloat16": True} if bfloat16 else {}),
         "train": _describe(train), "validation": _describe(validation), **(settings or {}),
     }  # fmt: skip
     record = json.loads(json.dumps(record))
@@ -137,18 +142,19 @@ def fit(
             "settings": record,
             "started": earlier.get("started", _now()),
             "finished": None,
-            "provenance": provenance(),
+            "provenance": provenance() | ({"bfloat16": bfloat16_here()} if bfloat16 else {}),
         }
         _write_json(run / "run.json", state)
         reason = keeper.reason_to_stop()
         averaged = [] if ema is None else [keras.callbacks.SwapEMAWeights()]  # validates the average
         if reason is None:
             last = epochs if epochs is not None else 10**6
-            model.fit(
-                train, validation_data=validation, initial_epoch=len(keeper.rows), epochs=last,
-                verbose=0 if keeper.lines else verbose,
-                shuffle=False, callbacks=[*averaged, keeper, *callbacks],
-            )  # fmt: skip
+            with _bfloat16_convolutions(bfloat16 and bfloat16_here()):
+                model.fit(
+                    train, validation_data=validation, initial_epoch=len(keeper.rows), epochs=last,
+                    verbose=0 if keeper.lines else verbose,
+                    shuffle=False, callbacks=[*averaged, keeper, *callbacks],
+                )  # fmt: skip
             reason = keeper.reason_to_stop() or "epochs"
         _write_json(
             run / "run.json", state | {"finished": _now(), "stopped_by": reason, "epochs_run": len(keeper.rows)}
@@ -169,6 +175,30 @@ def precision() -> str:
     if gpus:
         keras.mixed_precision.set_global_policy("mixed_float16")
     return keras.mixed_precision.global_policy().name
+
+
+def bfloat16_here() -> bool:
+    """Whether :func:`fit` can use bfloat16 on this processor: TensorFlow, and Linux says ``avx512_bf16`` or ``amx_bf16``."""
+    try:
+        words = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
+    return keras.backend.backend() == "tensorflow" and bool(words & {"avx512_bf16", "amx_bf16"})
+
+
+@contextlib.contextmanager
+def _bfloat16_convolutions(wanted: bool):
+    """Within, TensorFlow's graphs compute what is safe to in bfloat16."""
+    if not wanted:
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": True})
+    try:
+        yield
+    finally:
+        tf.config.optimizer.set_experimental_options({"auto_mixed_precision_onednn_bfloat16": False})
 
 
 def learning_rate_at(

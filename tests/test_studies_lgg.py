@@ -1,5 +1,8 @@
 """The glioma study: slices as they lie on disk, its steps, leakage, shape against clusters, a user's own slices."""
 
+import json
+import sys
+
 import cv2
 import nibabel as nib
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 from segkit import legacy, metrics, models, phantoms, shape
 from segkit.studies import common, lgg
 from segkit.studies.lgg import radiogenomics
+from segkit.studies.lgg.networks import released_threshold
 
 
 def put(home, number, image=None, mask=None, *, name=None, end=""):
@@ -445,6 +449,90 @@ def test_folds_resume_and_know_their_threshold(done):
     assert {*shape.NAMES} <= set(both.columns)
 
 
+def test_features_of_the_table_are_those_of_the_mask_written(done):
+    cells = lgg.experiments.cross_validate(done, folds=(1,), verbose=0)
+    for row in cells[cells["fold"] == 1].itertuples():
+        mask = lgg.predicted_mask(done.data, done.results, row.method, row.subject, threshold=row.threshold)
+        ratio = shape.features(mask)[shape.NAMES[0]]
+        assert ratio == pytest.approx(getattr(row, shape.NAMES[0]), abs=0.05, nan_ok=True)
+
+
+def test_networks_are_compared_on_the_same_patients_and_cells_resume(done, monkeypatch):
+    rows = lgg.experiments.compare(done, verbose=0)
+    assert list(rows["network"].unique()) == ["lgg_unet", "lgg_bunet", lgg.RELEASED]
+    test = set(lgg.split(lgg.labelled(lgg.find(done.data)), fold=1)["test"])
+    assert all(set(group["subject"]) == test for _, group in rows.groupby("network"))
+    assert set(rows["encoder"]) == {"random"}
+    assert (rows["epochs"] > 0).all()
+    monkeypatch.setattr(lgg.experiments, "train", None)  # nothing is run again
+    pd.testing.assert_frame_equal(
+        lgg.experiments.compare(done, verbose=0)[["network", "dice"]], rows[["network", "dice"]].round(5)
+    )
+
+
+def test_encoder_weights_that_cannot_be_had_are_told_before_hours_are_spent(done, tmp_path, monkeypatch):
+    monkeypatch.setattr(lgg.experiments, "train", None)
+    with pytest.raises((FileNotFoundError, ValueError), match="none.npz"):
+        lgg.experiments.compare(done, weights=str(tmp_path / "none.npz"), verbose=0)
+
+
+def test_each_site_is_scored_by_a_network_without_it(done, monkeypatch):
+    seen = {}
+    real = lgg.experiments.train
+
+    def spy(run, patients, **settings):
+        seen[settings["name"]] = patients
+        return real(run, patients, **settings)
+
+    monkeypatch.setattr(lgg.experiments, "train", spy)
+    rows = lgg.experiments.sites(done, verbose=0)
+    table = lgg.find(done.data).drop_duplicates("patient").set_index("patient")["site"]
+    assert sorted(rows["subject"]) == sorted(table.index)
+    for site in set(table):
+        chosen = seen[f"without_{site}"]
+        assert not {table[p] for p in chosen["train"] + chosen["selection"]} & {site}
+
+
+def test_the_release_is_trained_on_everybody_and_beside_it_stand_the_folds_scores(done, tmp_path, monkeypatch):
+    lgg.experiments.cross_validate(done, verbose=0)
+    folder = tmp_path / "results_dir" / "lgg" / "saved_models"
+    monkeypatch.setattr(common, "home", lambda: tmp_path)
+    row = lgg.experiments.release_all(done, verbose=0).iloc[0]
+    assert row["MB"] < 5
+    record = json.loads((folder / f"{lgg.RELEASED}.run.json").read_text())
+    assert record["settings"]["train"]["subjects"] == lgg.labelled(lgg.find(done.data))
+    scores = pd.read_csv(folder / f"{lgg.RELEASED}.scores.csv")
+    assert sorted(scores["subject"]) == lgg.labelled(lgg.find(done.data))
+    at = scores.groupby("fold")["threshold"].first().mean()
+    assert released_threshold() == pytest.approx(at, abs=0.006)
+    assert [p.name for p in lgg.released()] == [f"{lgg.RELEASED}.keras"]
+    image, _ = lgg.read(lgg.find(done.data), lgg.find(done.data)["patient"][0])
+    assert lgg.predict(lgg.load_model(), image, size=32).shape == image.shape[:3]
+
+
+def test_experiments_are_called_from_the_command_line(done, monkeypatch, capsys):
+    monkeypatch.setattr(
+        sys, "argv", ["experiments", "folds", "--data", str(done.data), "--profile", "smoke", "--fold", "1"]
+    )
+    monkeypatch.setattr(lgg.experiments, "start", lambda *given, **more: done)
+    lgg.experiments.cross_validate(done, verbose=0)  # all five are there
+    lgg.experiments.main()
+    assert "bounding_ellipsoid_volume_ratio" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["experiments", "everything", "--data", str(done.data)])
+    with pytest.raises(SystemExit):
+        lgg.experiments.main()
+
+
+def test_a_weighted_loss_uses_the_weights_of_the_training_patients(done):
+    chosen = lgg.split(lgg.labelled(lgg.find(done.data)))
+    _, plain = lgg.train(done, chosen, name="plain", verbose=0)
+    _, weighted = lgg.train(done, chosen, name="weighted", weighted=True, verbose=0)
+    assert weighted["loss"].iloc[0] != pytest.approx(plain["loss"].iloc[0], rel=1e-3)
+    record = json.loads((done.results / "runs" / "weighted" / "run.json").read_text())
+    given = lgg.class_weights(done.results, chosen["train"])
+    assert record["settings"]["loss"]["config"]["class_weights"] == pytest.approx(list(given), rel=1e-4)
+
+
 # -- shape against clusters
 
 
@@ -469,6 +557,21 @@ def test_the_planted_association_is_found_and_nothing_else():
     assert published[shape.NAMES[0], "RNASeqCluster"] == 0.0002
     assert published[shape.NAMES[2], "RNASeqCluster"] == 0.005
     assert found["published"].notna().sum() == 3
+
+
+def test_claims_on_genomics_are_told_on_real_data_only():
+    table, clinical = planted()
+    manual = radiogenomics.associations(radiogenomics.joined(table, clinical))
+    shuffled = table.sample(frac=1, random_state=1).set_axis(table.index)
+    predicted = radiogenomics.associations(radiogenomics.joined(shuffled, clinical))
+    told = radiogenomics.claims(manual, None, source="real").set_index("claim")["verdict"]
+    assert told["RNASeqCluster is associated with bounding ellipsoid volume ratio (p 0.0002)"] == "holds"
+    assert told["RNASeqCluster is associated with margin fluctuation (p 0.005)"] == "does not hold"
+    both = radiogenomics.claims(manual, predicted, source="real").set_index("claim")
+    row = both.loc["RNASeqCluster is associated with bounding ellipsoid volume ratio (p 0.0002)"]
+    assert row["verdict"] == "does not hold"
+    assert "predicted masks p" in row["evidence"]
+    assert set(radiogenomics.claims(manual, None, source="phantom")["verdict"]) == {"cannot be told here"}
 
 
 def test_null_repetitions_are_called_something_as_rarely_as_said():

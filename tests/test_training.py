@@ -72,6 +72,20 @@ def test_a_finished_run_is_read_not_run_again(tmp_path):
     assert (tmp_path / "r" / "last.keras").stat().st_mtime_ns == before
 
 
+def test_bfloat16_is_recorded_learns_the_same_and_ends_with_the_training(tmp_path):
+    _, plain = fit(tmp_path / "plain", epochs=4, learning_rate=0.02)
+    model, half = fit(tmp_path / "half", epochs=4, learning_rate=0.02, bfloat16=True)
+    record, _ = training.read_run(tmp_path / "half")
+    assert record["settings"]["bfloat16"] is True
+    assert record["provenance"]["bfloat16"] is training.bfloat16_here()
+    assert half["val_loss"].iloc[-1] == pytest.approx(plain["val_loss"].iloc[-1], rel=0.05)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        assert not tf.config.optimizer.get_experimental_options().get("auto_mixed_precision_onednn_bfloat16", False)
+    assert {str(w.dtype) for w in model.weights} == {"float32"}
+
+
 SCRIPT = """
     import os, signal, sys
     sys.path.insert(0, {root!r})

@@ -41,8 +41,9 @@ def gather(folder: Path) -> str:
             if (tables / "recipes.csv").is_file():
                 recipes = pd.read_csv(tables / "recipes.csv")
                 parts += [f"Recipes scored on the held-out subjects so far: {len(recipes)}", report.markdown(recipes)]
-            if (tables / "claims.csv").is_file():
-                parts += ["### Claims of the report", report.markdown(pd.read_csv(tables / "claims.csv"))]
+            told = sorted(p for p in tables.glob("claims*.csv") if not p.stem.endswith("_released"))
+            if told:
+                parts += ["### Claims of the report", report.markdown(pd.concat([pd.read_csv(p) for p in told]))]
     if len(parts) == 1:
         parts.append("No table yet: run `make notebooks`.")
     return "\n\n".join(p for p in parts if p) + "\n"

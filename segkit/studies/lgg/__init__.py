@@ -66,6 +66,7 @@ from segkit.studies.lgg.tables import (
     leakage_gap,
     legacy_scores,
     load_probabilities,
+    predicted_mask,
     save_mask,
     summary,
     three_columns,
@@ -76,6 +77,6 @@ __all__ = [
     "build", "choose_threshold", "claims", "class_weights", "clinical", "correct_bias", "diagnoses", "downsample", "evaluate",
     "excluded", "experiments", "find", "labelled", "large_mask", "leakage_gap", "leave_site_out", "legacy_scores", "load",
     "load_model", "load_probabilities", "measure", "normalise", "overview", "pad_square", "predict", "predict_small",
-    "radiogenomics", "read", "read_image", "read_mask", "release", "released", "resize", "save_mask", "segment", "slices",
-    "split", "standardise", "start", "summary", "three_columns", "to_mask", "train", "upright",
+    "predicted_mask", "radiogenomics", "read", "read_image", "read_mask", "release", "released", "resize", "save_mask",
+    "segment", "slices", "split", "standardise", "start", "summary", "three_columns", "to_mask", "train", "upright",
 ]  # fmt: skip

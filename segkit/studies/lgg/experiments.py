@@ -193,7 +193,7 @@ def _lesson(run: common.Run, pool: list[str], kind: str, minutes, epochs, verbos
     training.fit(
         model, train_set, selection, run=run.results / "runs" / f"leakage_{kind}", loss=losses.get("cross_entropy_dice"),
         minutes=minutes, epochs=epochs, learning_rate=1e-3, schedule="cosine", ema=0.99, seed=run.seed, verbose=verbose,
-        allow_leakage=BOTH[kind],
+        allow_leakage=BOTH[kind], bfloat16=True,
     )  # fmt: skip
     images, truth, names = parts["test"]
     found = (

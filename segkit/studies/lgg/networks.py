@@ -136,7 +136,8 @@ def train(
     history = training.fit(
         model, sets["train"], sets["selection"], run=run.results / "runs" / (name or network), loss=losses.get(loss, **weights),
         epochs=epochs, minutes=minutes, optimizer={"class_name": "adamw", "config": {"weight_decay": 1e-3, "clipnorm": 1.0}},
-        learning_rate=profile.learning_rate, schedule="cosine", ema=0.99, seed=seed, verbose=verbose, settings={"network": settings},
+        learning_rate=profile.learning_rate, schedule="cosine", ema=0.99, seed=seed, bfloat16=True, verbose=verbose,
+        settings={"network": settings},
     )  # fmt: skip
     return model, history
 

@@ -116,6 +116,31 @@ def associations(table: pd.DataFrame, *, rule: str = "median", names: Sequence[s
     return pd.DataFrame(rows)
 
 
+def claims(manual: pd.DataFrame, predicted: pd.DataFrame | None, *, source: str | None) -> pd.DataFrame:
+    """The report's sentences on genomics, quoted from Buda et al.: section, claim, verdict, evidence.
+
+    Parameters
+    ----------
+    manual, predicted : DataFrame
+        :func:`associations` of manual masks, and of predicted ones (the verdict stands on these, as the published one did, where
+        they are given).
+    """
+    rows = []
+    for row in manual[manual["published"].notna()].itertuples():
+        p, told = row.p, f"manual masks p {row.p:.2g} (n {row.n})"
+        if predicted is not None:
+            p, n = predicted.set_index(["feature", "cluster"]).loc[(row.feature, row.cluster), ["p", "n"]]
+            told = f"predicted masks p {p:.2g} (n {n:.0f}), {told}"
+        verdict = "holds" if p <= max(THRESHOLD, row.published) else "does not hold"
+        rows.append({
+            "section": "abstract",
+            "claim": f"{row.cluster} is associated with {row.feature.replace('_', ' ')} (p {row.published:g})",
+            "verdict": "cannot be told here" if source == "phantom" else verdict,
+            "evidence": f"{told}; significant at {THRESHOLD:g}",
+        })  # fmt: skip
+    return pd.DataFrame(rows, columns=["section", "claim", "verdict", "evidence"])
+
+
 def sensitivity(
     masks: Mapping[str, np.ndarray], clinical: pd.DataFrame, *, cluster: str = "RNASeqCluster", jobs: int = -1
 ) -> pd.DataFrame:

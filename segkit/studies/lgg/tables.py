@@ -90,6 +90,14 @@ def load_probabilities(results: Path, method: str, patient: str) -> np.ndarray:
         return part["probabilities"].astype(np.float32) / 255
 
 
+def predicted_mask(
+    data: str | os.PathLike, results: Path, method: str, patient: str, *, threshold: float = 0.5, largest: bool = True
+) -> np.ndarray:
+    """The mask whose features :func:`evaluate` gave, from the probabilities that it wrote: of ``masks_256``'s size where that is."""
+    found, large = load_probabilities(results, method, patient), large_mask(data, patient)
+    return to_mask(found if large is None else resize(found, large.shape[:2]), threshold=threshold, largest=largest)
+
+
 def legacy_scores(data: str | os.PathLike, results: Path, method: str, patients: Sequence[str]) -> dict[str, float]:
     """The report's scores over the test slices of all patients, in its own order: train_dice, validation_dice, soft_dice."""
     table = find(data)
@@ -177,16 +185,14 @@ def claims(
     source: str | None,
     leakage: pd.DataFrame | None = None,
     compared: pd.DataFrame | None = None,
-    associations: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
-    """The report's sentences of result: section, claim, verdict, evidence.
+    """The report's sentences of result: section, claim, verdict, evidence; those on genomics are
+    :func:`segkit.studies.lgg.radiogenomics.claims`.
 
     Parameters
     ----------
     leakage, compared : DataFrame, optional
         Of :mod:`segkit.studies.lgg.experiments`.
-    associations : DataFrame, optional
-        Of :func:`segkit.studies.lgg.radiogenomics.associations`, with predicted masks.
     """
     real, unknown = source != "phantom", "cannot be told here"
     mean = summary(scores[scores["method"] == method]).iloc[0]
@@ -224,13 +230,6 @@ def claims(
         rows.append(("notebook", "slices are split at random, the test is unseen", "does not hold",
                      f"{gap.loc['slices', 'shared_patients']:.0f} test patients are in training, too; Dice {gap.loc['slices', 'dice']:.3f} "
                      f"split by slices, {gap.loc['patients', 'dice']:.3f} by patients"))  # fmt: skip
-    if associations is not None:
-        p = associations.set_index(["feature", "cluster"])["p"]
-        for feature, printed in ((shape.NAMES[0], 0.0002), (shape.NAMES[2], 0.005), (shape.NAMES[1], 0.02)):
-            value = p[feature, "RNASeqCluster"]
-            rows.append(("abstract", f"RNASeq clusters are associated with the {feature.replace('_', ' ')} (p {printed:g})",
-                         ("holds" if value <= 0.005 else "does not hold") if real else unknown,
-                         f"p {value:.2g} with predicted masks; significant at .005; quoted from Buda et al."))  # fmt: skip
     return pd.DataFrame(rows, columns=["section", "claim", "verdict", "evidence"])
 
 
