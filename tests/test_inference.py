@@ -242,6 +242,6 @@ def test_columns_give_the_same_with_less_memory_and_few_windows_more(rng, monkey
             results.append(volumes.array(inference.predict(model, x, **settings)))
             counts.append(model.seen)
         np.testing.assert_allclose(results[0], results[1], atol=2e-6)
-        assert counts[0] <= counts[1] <= 1.15 * counts[0]
+        assert counts[0] <= counts[1] <= 1.15 * counts[0] + 1e-6
         cut += counts[1] > counts[0]
     assert cut > 20
