@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 
 from segkit import files, volumes
-from segkit.phantoms import anatomy
+from segkit.phantoms import anatomy, solids
 
 SHAPE = (256, 208, 64)
 SPACING_MM = (1.25, 1.25, 1.75)
@@ -51,29 +51,29 @@ def subject(name: str, seed: int, *, coarse: int = 1) -> tuple[np.ndarray, np.nd
     soft = float(spacing.mean()) / 2
 
     def paint(image, distance, value):
-        share = _share(distance, soft)
+        share = solids.share(distance, soft)
         image *= 1 - share
         image += share * value
 
     atrium, stubs, veins = _left_atrium(where, rng)
-    body = _box(where, (0, -12, 0), (165, 105, 400), power=2.6)
+    body = solids.box(where, (0, -12, 0), (165, 105, 400), power=2.6)
     image = np.zeros(shape, np.float32)
     image += 0.02
     paint(image, body, rng.uniform(0.5, 0.75))  # fat under the skin
     paint(image, body + rng.uniform(9, 16), rng.uniform(0.22, 0.32))  # muscle
     for side in (-1, 1):
-        paint(image, _box(where, (side * 88, 0, 10), (54, 80, 160), power=2.4), 0.05)  # lungs
-    paint(image, _ellipsoid(where, (8, 22, -16), (82, 74, 84)), rng.uniform(0.3, 0.42))  # fat around the heart
-    paint(image, _ellipsoid(where, (70, 10, -120), (95, 85, 62)), rng.uniform(0.3, 0.45))  # liver
-    paint(image, _capsule(where, (0, -72, -200), (0, -72, 200), 19), rng.uniform(0.3, 0.45))  # spine
+        paint(image, solids.box(where, (side * 88, 0, 10), (54, 80, 160), power=2.4), 0.05)  # lungs
+    paint(image, solids.ellipsoid(where, (8, 22, -16), (82, 74, 84)), rng.uniform(0.3, 0.42))  # fat around the heart
+    paint(image, solids.ellipsoid(where, (70, 10, -120), (95, 85, 62)), rng.uniform(0.3, 0.45))  # liver
+    paint(image, solids.capsule(where, (0, -72, -200), (0, -72, 200), 19), rng.uniform(0.3, 0.45))  # spine
     blood = rng.uniform(0.5, 0.72)
     myocardium = rng.uniform(0.12, 0.24)
     for centre, radii in _BLOOD.values():
         wall = 10 if centre[0] < 0 else 3
-        paint(image, _ellipsoid(where, centre, np.array(radii) + wall), myocardium)
+        paint(image, solids.ellipsoid(where, centre, np.array(radii) + wall), myocardium)
     near = lambda: blood * rng.uniform(0.88, 1.1)  # noqa: E731
     for centre, radii in _BLOOD.values():
-        paint(image, _ellipsoid(where, centre, radii), near())
+        paint(image, solids.ellipsoid(where, centre, radii), near())
     aorta, artery = near(), near()
     root, arch = (14, 36, 2), (22, 34, 90)
     descending = (-22 + rng.uniform(-4, 4), -46, 0)
@@ -84,9 +84,9 @@ def subject(name: str, seed: int, *, coarse: int = 1) -> tuple[np.ndarray, np.nd
         ((-50, -4, 44), (55, 2, 42), 9, artery),
         ((56, 18, 10), (56, 18, 120), 9, near()),  # superior vena cava
     ):
-        paint(image, _capsule(where, start, stop, radius + 2), myocardium)
-        paint(image, _capsule(where, start, stop, radius), value)
-    paint(image, _capsule(where, (-6, -36, -120), (-4, -38, 120), 6), 0.28)  # oesophagus
+        paint(image, solids.capsule(where, start, stop, radius + 2), myocardium)
+        paint(image, solids.capsule(where, start, stop, radius), value)
+    paint(image, solids.capsule(where, (-6, -36, -120), (-4, -38, 120), 6), 0.28)  # oesophagus
     cavity = np.minimum(atrium, stubs)
     paint(image, np.minimum(cavity, veins) - rng.uniform(1.8, 2.8), myocardium)
     paint(image, np.minimum(cavity, veins), blood)
@@ -136,47 +136,18 @@ def _coordinates(shape, spacing, rng: np.random.Generator) -> np.ndarray:
 def _left_atrium(where: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Signed distances in mm: body with appendage, the veins' stubs that belong to the label, and the whole veins."""
     radii = np.array((34, 21, 25)) * rng.uniform(0.82, 1.18) * rng.uniform(0.9, 1.1, 3)
-    body = _ellipsoid(where, (0, 0, 0), radii)
+    body = solids.ellipsoid(where, (0, 0, 0), radii)
     side = radii[0] * 0.72
-    appendage = _union(
-        _capsule(where, (-side, 12, 8), (-side - 14, 26, 10), rng.uniform(6.5, 9)),
-        _capsule(where, (-side - 14, 26, 10), (-side - 4, 40, 4), rng.uniform(4, 7)),
+    appendage = solids.union(
+        solids.capsule(where, (-side, 12, 8), (-side - 14, 26, 10), rng.uniform(6.5, 9)),
+        solids.capsule(where, (-side - 14, 26, 10), (-side - 4, 40, 4), rng.uniform(4, 7)),
     )
-    atrium = _union(body, appendage, blend=3)
+    atrium = solids.union(body, appendage, blend=3)
     veins = np.full(body.shape, np.inf, np.float32)
     for x in (-1, 1):
         for z in (-1, 1):
             start = np.array((x * radii[0] * 0.6, -radii[1] * 0.45, z * radii[2] * 0.45))
             stop = start + np.array((x * rng.uniform(30, 42), -rng.uniform(6, 16), z * rng.uniform(2, 20)))
-            veins = np.minimum(veins, _capsule(where, start, stop, rng.uniform(5.5, 8.5)))
+            veins = np.minimum(veins, solids.capsule(where, start, stop, rng.uniform(5.5, 8.5)))
     stubs = np.maximum(veins, body - STUB_MM)
     return atrium, stubs, veins
-
-
-def _ellipsoid(where, centre, radii) -> np.ndarray:
-    return _box(where, centre, radii, power=2.0)
-
-
-def _box(where, centre, radii, *, power: float) -> np.ndarray:
-    """About the signed distance in mm to a superellipsoid."""
-    total = sum(np.abs((w - c) / r) ** power for w, c, r in zip(where, centre, radii, strict=True))
-    return (total ** (1 / power) - 1) * float(min(radii))
-
-
-def _capsule(where, start, stop, radius: float) -> np.ndarray:
-    """Signed distance in mm to a thick line between two points."""
-    start, along = np.asarray(start, np.float32), np.subtract(stop, start).astype(np.float32)
-    relative = [w - s for w, s in zip(where, start, strict=True)]
-    t = np.clip(sum(r * a for r, a in zip(relative, along, strict=True)) / float(along @ along), 0, 1)
-    return np.sqrt(sum((r - t * a) ** 2 for r, a in zip(relative, along, strict=True))) - np.float32(radius)
-
-
-def _union(a: np.ndarray, b: np.ndarray, *, blend: float = 2) -> np.ndarray:
-    """Smooth minimum of two distances (polynomial, over ``blend`` mm)."""
-    h = np.clip(0.5 + 0.5 * (b - a) / blend, 0, 1)
-    return b + (a - b) * h - blend * h * (1 - h)
-
-
-def _share(distance: np.ndarray, soft: float) -> np.ndarray:
-    """Share of a voxel inside, by its signed distance: 1 inside, 0 outside, a ramp of two ``soft`` at the border."""
-    return np.clip(0.5 - distance / (2 * soft), 0, 1)
