@@ -194,6 +194,8 @@ class Patches(Samples):
         Share of patches centred on a non-zero voxel.
     steps : int
         Batches an epoch.
+    context : bool
+        Add what lies around the patch at half resolution as further channels (:func:`segkit.patches.surroundings`; 3D).
     """
 
     def __init__(
@@ -203,25 +205,33 @@ class Patches(Samples):
         patch,
         foreground: float = 0.5,
         steps: int,
+        context: bool = False,
         **settings,
     ):
         self.volumes, self.patch, self.foreground = dict(volumes), tuple(patch), foreground
         self.names = sorted(self.volumes)
         _check_pairs(self.volumes, self.patch)
+        self.halved = {
+            s: patches.halve(i if i.ndim == 4 else i[..., None]) for s, (i, _) in self.volumes.items() if context
+        }
         super().__init__(steps * settings["batch_size"], self.names, steps=steps, **settings)
 
     def _sample(self, index, rng):
-        image, label = self.volumes[self.names[index % len(self.names)]]
+        name = self.names[index % len(self.names)]
+        image, label = self.volumes[name]
         corner = patches.sample_corners(label, self.patch, 1, rng, foreground=self.foreground)[0]
         box = tuple(slice(c, c + p) for c, p in zip(corner, self.patch, strict=True))
-        image = image[box]
-        return image if image.ndim > label.ndim else image[..., None], label[box]
+        image = image[box] if image.ndim > label.ndim else image[box][..., None]
+        if self.halved:
+            image = np.concatenate([image, patches.surroundings(self.halved[name], corner, self.patch)], axis=-1)
+        return image, label[box]
 
     def _contents(self):
         return [part for subject in self.names for part in self.volumes[subject]]
 
     def _settings(self):
-        return {"patch": list(self.patch), "foreground": self.foreground}
+        around = {"context": True} if self.halved else {}
+        return {"patch": list(self.patch), "foreground": self.foreground} | around
 
 
 class Volumes(Samples):

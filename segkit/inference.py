@@ -30,6 +30,7 @@ def predict(
     patch: Sequence[int] | None = None,
     step: Sequence[int] | int | None = None,
     window: str = "gaussian",
+    context: bool = False,
     mirror: Sequence[int] = (),
     activation: str | None = None,
     threshold: float = 0.5,
@@ -55,6 +56,9 @@ def predict(
         its edge.
     window : {"gaussian", "mean"}
         Weights of a window in the mean of overlapping ones.
+    context : bool
+        For 3D models that also see what lies around a window at half resolution, as further channels
+        (:func:`segkit.patches.surroundings`).
     mirror : axes
         Array axes of the image that are also flipped; all combinations are averaged.
     activation : {"sigmoid", "softmax"}, optional
@@ -95,7 +99,7 @@ def predict(
         slabs = _slices(run, turned, neighbours, flips)
     else:
         size = array.shape[:3] if patch is None else tuple(patch)
-        slabs = _patches(run, turned, size, step, window, flips)
+        slabs = _patches(run, turned, size, step, window, flips, context)
 
     out = None
     with tqdm(total=len(turned), unit="slice", disable=not progress, leave=False, bar_format=_BAR) as bar:
@@ -180,7 +184,9 @@ def _slices(run: _Ensemble, volume: np.ndarray, neighbours: int, flips) -> Itera
         yield (slice(first, first + len(numbers)),), (total / np.float32(len(turns)))[:, : shape[0], : shape[1]]
 
 
-def _patches(run: _Ensemble, volume: np.ndarray, size, step, window: str, flips) -> Iterator[tuple[tuple, np.ndarray]]:
+def _patches(
+    run: _Ensemble, volume: np.ndarray, size, step, window: str, flips, context: bool
+) -> Iterator[tuple[tuple, np.ndarray]]:
     """(where, finished probabilities there) for blended patches; only the planes still in work are held."""
     if len(size) != 3:
         raise ValueError(f"patch must be three lengths, not {size}")
@@ -195,10 +201,17 @@ def _patches(run: _Ensemble, volume: np.ndarray, size, step, window: str, flips)
     classes = getattr(run.members[0], "outputs", [volume])[0].shape[-1]
     columns = list(itertools.product(*_columns(starts, size, volume.shape, 4 * classes)))
     run.batch_size = min(run.batch_size, max(len(a) * len(b) for (a, _), (b, _) in columns))
+    halved = patches.halve(volume) if context else None
+
+    def look(box):
+        window = volume[box]
+        if halved is None:
+            return window
+        return np.concatenate([window, patches.surroundings(halved, [s.start for s in box], size)], axis=-1)
+
     for rows in columns:
-        yield from _sweep(
-            run, volume, [starts[0], *(chosen for chosen, _ in rows)], [r for _, r in rows], size, weights, flips, shape
-        )
+        here = [starts[0], *(chosen for chosen, _ in rows)]
+        yield from _sweep(run, look, here, [reach for _, reach in rows], size, weights, flips, shape)
 
 
 def _columns(starts, size, shape, item: int) -> list[list[tuple[list[int], tuple[int, int]]]]:
@@ -231,8 +244,8 @@ def _columns(starts, size, shape, item: int) -> list[list[tuple[list[int], tuple
     return [cut(a, n) for a, n in zip((1, 2), best, strict=True)]
 
 
-def _sweep(run: _Ensemble, volume, starts, ranges, size, weights, flips, shape) -> Iterator[tuple[tuple, np.ndarray]]:
-    """:func:`_patches` for one column: windows at ``starts``, finished within ``ranges`` of the second and third axis."""
+def _sweep(run: _Ensemble, look, starts, ranges, size, weights, flips, shape) -> Iterator[tuple[tuple, np.ndarray]]:
+    """:func:`_patches` for one column: windows (``look(box)``) at ``starts``, finished within ``ranges`` of the other two axes."""
     origin = [s[0] for s in starts[1:]]
     wide = [s[-1] - s[0] + p for s, p in zip(starts[1:], size[1:], strict=True)]
     places = [slice(a, min(b, n)) for (a, b), n in zip(ranges, shape[1:], strict=True)]
@@ -240,13 +253,13 @@ def _sweep(run: _Ensemble, volume, starts, ranges, size, weights, flips, shape) 
         return
     inner = tuple(slice(p.start - o, p.stop - o) for p, o in zip(places, origin, strict=True))
     total = weight = None
-    for first, following in itertools.zip_longest(starts[0], starts[0][1:], fillvalue=volume.shape[0]):
+    for first, following in itertools.zip_longest(starts[0], starts[0][1:], fillvalue=starts[0][-1] + size[0]):
         boxes = (
             tuple(slice(c, c + p) for c, p in zip((first, *corner), size, strict=True))
             for corner in itertools.product(*starts[1:])
         )
         for chosen in _batched(boxes, run.batch_size):
-            batch = _flipped(run, np.stack([volume[box] for box in chosen]), flips)
+            batch = _flipped(run, np.stack([look(box) for box in chosen]), flips)
             if total is None:
                 # float64 sums where there is room, so that many overlaps of a constant give the constant
                 room = size[0] * np.prod(wide) * batch.shape[-1] * 8 <= _BUDGET

@@ -151,6 +151,33 @@ def sample_corners(label: np.ndarray, size, n: int, rng: np.random.Generator, *,
     return corners
 
 
+def halve(volume: np.ndarray) -> np.ndarray:
+    """Mean of blocks of 2 × 2 × 2 voxels of (x, y, z, c), float32; an odd side's last voxel is repeated.
+
+    >>> halve(np.arange(3.0).reshape(3, 1, 1, 1)).ravel().tolist()
+    [0.5, 2.0]
+    """
+    volume = np.pad(volume, [(0, n % 2) for n in volume.shape[:3]] + [(0, 0)], mode="edge")
+    blocks = volume.reshape(*(m for n in volume.shape[:3] for m in (n // 2, 2)), volume.shape[3])
+    return blocks.mean(axis=(1, 3, 5), dtype=np.float32)
+
+
+def surroundings(halved: np.ndarray, corner, size) -> np.ndarray:
+    """As many voxels of :func:`halve`'s volume around the same centre as the patch at ``corner`` has; beyond its ends they repeat.
+
+    Parameters
+    ----------
+    halved : (x, y, z, c)
+    corner, size : three ints
+        First voxel and size of the patch, at full resolution.
+    """
+    index = [
+        np.clip((c + p // 2) // 2 - p // 2 + np.arange(p), 0, n - 1)
+        for c, p, n in zip(corner, size, halved.shape, strict=False)
+    ]
+    return halved[np.ix_(*index)]
+
+
 def _per_axis(value, dimensions: int, name: str) -> tuple[int, ...]:
     values = (value,) * dimensions if np.isscalar(value) else tuple(value)
     if len(values) != dimensions or any(int(v) != v or v < 1 for v in values):

@@ -268,3 +268,17 @@ def test_slices_draw_the_share_of_foreground_that_is_asked_for():
     assert shares[1.0] == 1
     with pytest.raises(ValueError, match="no slice holds foreground"):
         data.Slices({"a": (image, 0 * label)}, foreground=0.5, **settings)
+
+
+def test_patches_bring_their_surroundings(rng):
+    image = rng.normal(size=(12, 12, 12)).astype("f")
+    label = np.zeros((12, 12, 12), "u1")
+    label[6, 6, 6] = 1
+    settings = {"patch": (4, 4, 4), "steps": 3, "batch_size": 2, "classes": 1, "seed": 3}
+    plain = data.Patches({"a": (image, label)}, **settings)
+    both = data.Patches({"a": (image, label)}, context=True, **settings)
+    assert both[1][0].shape == (2, 4, 4, 4, 2)
+    np.testing.assert_array_equal(both[1][0][..., :1], plain[1][0])  # the same patches, something added
+    np.testing.assert_array_equal(both[1][1], plain[1][1])
+    assert both.describe()["context"] is True
+    assert "context" not in plain.describe()

@@ -218,6 +218,20 @@ def test_bad_requests_say_why(settings, message, same3d):
         inference.predict(same3d, image(np.zeros((6, 6, 6))), **settings)
 
 
+def test_context_is_what_lies_around_at_half_resolution(rng):
+    """A network that returns the context channel alone: a ramp's context at a patch's centre is the ramp itself."""
+    model = network(3, channels=2, weights=[0.0, 1.0])
+    ramp = np.indices((24, 24, 16)).sum(0).astype("f")
+    out = volumes.array(
+        inference.predict(model, image(ramp), output="probabilities", patch=(8, 8, 8), step=8, context=True)
+    )[..., 0]
+    # at (4, 4, 4) of the first patch lies voxel 2 + … of the halved volume: the mean of voxels 4 and 5 along each axis
+    assert out[4, 4, 4] == pytest.approx(3 * 4.5)
+    assert out[12, 12, 4] == pytest.approx(12.5 + 12.5 + 4.5)
+    # two voxels on within the patch is four on in the volume
+    assert out[6, 4, 4] == pytest.approx(8.5 + 4.5 + 4.5)
+
+
 def test_columns_give_the_same_with_less_memory_and_few_windows_more(rng, monkeypatch):
     """200 random volumes: cut into columns or not, the same labels and probabilities; at most 15 % more windows."""
 

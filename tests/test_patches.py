@@ -123,3 +123,24 @@ def test_sampled_patches_hold_foreground_when_asked(rng):
     hits = np.mean([label[tuple(slice(c, c + 8) for c in corner)].any() for corner in corners])
     assert 0.45 < hits < 0.57
     assert patches.sample_corners(np.zeros((9, 9)), 8, 10, rng, foreground=1.0).max() <= 1
+
+
+def test_surroundings_lie_around_the_same_centre(rng):
+    """On a smooth ramp in mm, patch and surroundings agree at the centre to half a voxel, wherever the patch is."""
+    x = np.indices((30, 26, 33)).astype(np.float32)
+    halved = patches.halve(np.moveaxis(x, 0, -1))
+    assert halved.shape == (15, 13, 17, 3)
+    for _ in range(200):
+        size = 2 * rng.integers(1, 6, 3)
+        corner = [int(rng.integers(0, n - s + 1)) for n, s in zip(x.shape[1:], size, strict=True)]
+        around = patches.surroundings(halved, corner, size)
+        assert around.shape == (*size, 3)
+        centre = around[tuple(size // 2)]
+        assert np.abs(centre - (np.array(corner) + size // 2)).max() <= 1
+
+
+def test_halving_by_hand():
+    block = np.arange(8.0).reshape(2, 2, 2, 1)
+    assert patches.halve(block).ravel().tolist() == [3.5]
+    assert patches.halve(np.full((3, 5, 1, 2), 7.0)).shape == (2, 3, 1, 2)
+    assert (patches.halve(np.full((3, 5, 1, 2), 7.0)) == 7).all()

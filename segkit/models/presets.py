@@ -3,6 +3,7 @@
 import keras
 
 from segkit.models.bunet import bunet
+from segkit.models.double_branch import double_branch
 from segkit.models.pretrained import backbone_unet, resnet50_unet
 from segkit.models.unet import unet
 
@@ -16,6 +17,10 @@ _QSM = {
     "dropout": (0.1, 0.1, 0.2, 0.2, 0.3, 0.2, 0.2, 0.1, 0.1),
     "dropout_between": True,
 }
+_RESIDUAL = {
+    "input_shape": (None, None, None, 1), "classes": 1, "convs": 2, "normalization": "batch", "upsampling": "transpose",
+    "head": "sigmoid", "residual": True,
+}  # fmt: skip
 _ATRIUM = {
     "classes": 1, "convs": 2, "bias": False, "normalization": "batch", "upsampling": "transpose", "head": None,
 }  # fmt: skip
@@ -26,6 +31,9 @@ _PRESETS = {
     "ibsr_unet3d": (unet, _IBSR | {"filters": (32, 64, 128, 256, 512), "input_shape": (None, None, None, 1)}),
     "qsm_unet3d": (unet, _QSM | {"filters": (16, 32, 64, 128, 256)}),
     "qsm_unet3d_base32": (unet, _QSM | {"filters": (32, 64, 128, 256, 512)}),
+    "qsm_resunet3d": (unet, _RESIDUAL | {"filters": (32, 64, 128, 256, 512)}),
+    "qsm_resunet3d_base16": (unet, _RESIDUAL | {"filters": (16, 32, 64, 128, 256)}),
+    "qsm_double_branch": (double_branch, {}),  # our reading of Chai et al. (2020)
     "atrium_unet": (unet, _ATRIUM | {"filters": (64, 128, 256, 512, 1024)}),
     "atrium_unet_slim": (unet, _ATRIUM | {"filters": (16, 32, 64, 128, 256)}),  # ours: a quarter of the width
     # ours: whole volumes, normalised each by itself since a batch holds one of them

@@ -23,6 +23,7 @@ def unet(
     activation: str = "relu",
     head: str | None = "softmax",
     stem: int = 1,
+    residual: bool = False,
     name: str = "unet",
 ) -> keras.Model:
     """U-Net with one entry of ``filters`` a level.
@@ -51,6 +52,8 @@ def unet(
     stem : int
         Factor by which a first convolution with stride coarsens the image, and a last transposed one refines it again: the
         costly full resolution is left to these two.
+    residual : bool
+        Each level adds a 1 × 1 convolution of what it was given (with the same normalisation) before its last activation.
 
     Returns
     -------
@@ -58,7 +61,7 @@ def unet(
 
     References
     ----------
-    Ronneberger et al., U-Net, MICCAI 2015; Çiçek et al., 3D U-Net, MICCAI 2016.
+    Ronneberger et al., U-Net, MICCAI 2015; Çiçek et al., 3D U-Net, MICCAI 2016; Zhang et al., residual U-Net, GRSL 2018.
     """
     if len(input_shape) not in (3, 4):
         raise ValueError(f"input_shape must be (x, y, c) or (x, y, z, c), not {tuple(input_shape)}")
@@ -73,12 +76,15 @@ def unet(
             )
 
     def level(x, width, rate, tag):
+        given, same = x, {"bias": bias, "normalization": normalization}
         for i in range(convs):
-            x = blocks.conv(
-                x, width, activation=activation, bias=bias, normalization=normalization, name=f"{tag}_conv{i + 1}"
-            )
+            last = residual and i == convs - 1
+            x = blocks.conv(x, width, activation=None if last else activation, name=f"{tag}_conv{i + 1}", **same)
             if dropout_between and i == 0:
                 x = blocks.dropout(x, rate, monte_carlo=monte_carlo, name=f"{tag}_dropout")
+        if residual:
+            shortcut = blocks.conv(given, width, 1, activation=None, name=f"{tag}_shortcut", **same)
+            x = layers.Activation(activation, name=f"{tag}_{activation}")(layers.Add(name=f"{tag}_add")([x, shortcut]))
         return x
 
     def after(x, rate, tag):
