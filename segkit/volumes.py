@@ -210,16 +210,28 @@ def downsample(image: Nifti1Image, factor: int | tuple[int, int, int], *, kind: 
     if any(f < 1 or n % f for n, f in zip(image.shape[:3], factor, strict=True)):
         raise ValueError(f"shape {image.shape[:3]} is not a multiple of {factor}; pad it first with volumes.pad")
     data = array(image)
-    blocked = [m for n, f in zip(data.shape[:3], factor, strict=True) for m in (n // f, f)] + list(data.shape[3:])
-    blocks = data.reshape(blocked)
     if kind == "image":
-        out = blocks.mean(axis=(1, 3, 5), dtype=np.float32)
+        out = _block_sum(data, factor, np.float32) / np.float32(np.prod(factor))
     else:
         values = np.unique(data)
-        counts = np.stack([(blocks == v).sum(axis=(1, 3, 5), dtype=np.int32) for v in values])
-        out = values[counts.argmax(axis=0)]
+        count = np.uint8 if np.prod(factor) < 256 else np.uint32
+        most = _block_sum(data == values[0], factor, count)
+        out = np.full(most.shape, values[0])
+        for value in values[1:]:  # one at a time, so that memory holds two counts however many values there are
+            here = _block_sum(data == value, factor, count)
+            better = here > most
+            out[better] = value
+            np.maximum(most, here, out=most)
     affine = image.affine @ nib.affines.from_matvec(np.diag(np.array(factor, float)), [(f - 1) / 2 for f in factor])
     return _image(out, affine)
+
+
+def _block_sum(data: np.ndarray, factor: tuple[int, int, int], dtype) -> np.ndarray:
+    """Sum of each block; strided views are added one by one, without a copy of ``data``."""
+    total = np.zeros([n // f for n, f in zip(data.shape[:3], factor, strict=True)] + list(data.shape[3:]), dtype)
+    for first in np.ndindex(*factor):
+        total += data[tuple(slice(a, None, f) for a, f in zip(first, factor, strict=True))]
+    return total
 
 
 def resample(
