@@ -3,6 +3,11 @@
 A label table is a plain dict, name to value, without the background 0: ``{"CSF": 1, "GM": 2, "WM": 3}``.
 """
 
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 import numpy as np
 from nibabel import Nifti1Image
 
@@ -23,6 +28,62 @@ HOA = {
     "putamen": (11, 12),
     "thalamus": (16, 17),
 }
+
+
+def read_list(path: str | os.PathLike, structures: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Left and right value of each structure, from a label list.
+
+    Parameters
+    ----------
+    path : path
+        FreeSurfer's colour table (``17  Left-Hippocampus  220 216 20 0``), or tab-separated ``value`` and ``name`` as of the Harvard-Oxford
+        Atlas 2.0. Sides are found by the words left and right, structures by their names, "-Proper" and the like left aside.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When there is no such file, or a structure lacks a side or has it twice (names the file and what it says).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such label list; give FreeSurfer's colour table, or value and name by tab")
+    named = {}
+    for line in path.read_text(encoding="utf-8-sig").splitlines():
+        match = re.match(r"\s*(\d+)\s+([^\t\d#][^\t]*?)(?:\s+\d+\s+\d+\s+\d+.*|\t.*)?$", line)
+        if match:
+            named[int(match[1])] = match[2].strip()
+    out = {}
+    for structure in structures:
+        sides = {
+            side: [
+                v
+                for v, name in named.items()
+                if re.search(side, name, re.I) and re.search(rf"\b{structure}", name, re.I)
+            ]
+            for side in ("left", "right")
+        }
+        for side, values in sides.items():
+            if len(values) != 1:
+                said = f"{len(values)} values ({values})" if values else "no value"
+                raise ValueError(
+                    f"{path}: has {said} for the {side} {structure}; one is needed a side, for example 17 Left-Hippocampus"
+                )
+        out[structure] = (sides["left"][0], sides["right"][0])
+    return out
+
+
+def check_values(array: np.ndarray, table: Mapping[str, Sequence[int]], name: object = "label map") -> None:
+    """Raise ValueError unless ``array`` holds every value of ``table`` (left and right of each structure)."""
+    here = set(np.unique(array).tolist())
+    missing = {
+        structure: [v for v in np.atleast_1d(values).tolist() if v not in here] for structure, values in table.items()
+    }
+    missing = {structure: values for structure, values in missing.items() if values}
+    if missing:
+        raise ValueError(
+            f"{name}: lacks the values {missing} of the label list (it holds {sorted(int(v) for v in here)[:12]}); is the list of another "
+            "atlas, or a side missing?"
+        )
 
 
 def as_labels(image: Nifti1Image, table: dict[str, int] | None = None, name: object = "label map") -> Nifti1Image:

@@ -233,6 +233,12 @@ _BY_NAME = {
 }
 
 
+@keras.saving.register_keras_serializable("segkit")
+def soft_dice(y_true, y_pred):
+    """Mean soft Dice of the foreground classes over a batch, as a metric during training (1 − :class:`Dice`)."""
+    return 1 - Dice(background=False)(y_true, y_pred)
+
+
 def names() -> list[str]:
     """Names that :func:`get` knows."""
     return sorted(_BY_NAME)

@@ -14,6 +14,7 @@ import platform
 import re
 import subprocess
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def fit(
     *,
     run: str | os.PathLike,
     loss=None,
+    metrics: Sequence = (),
     epochs: int | None = None,
     minutes: float | None = None,
     optimizer: str | dict = "adam",
@@ -59,6 +61,8 @@ def fit(
         The run folder.
     loss : keras.losses.Loss, optional
         Default: the loss that the model was compiled with.
+    metrics : sequence
+        Keras metrics or functions of (truth, prediction) that the history shall hold as well.
     epochs, minutes
         Number of epochs, wall-clock budget, or both (whichever ends first). The schedule scales to them. A budget that
         ends within an epoch cuts that epoch, evaluates and saves it like any other.
@@ -129,7 +133,7 @@ def fit(
     named = {"class_name": optimizer, "config": {}} if isinstance(optimizer, str) else optimizer
     config = named["config"] | {"learning_rate": learning_rate}
     config |= {} if ema is None else {"use_ema": True, "ema_momentum": ema}
-    model.compile(optimizer=keras.optimizers.get(named | {"config": config}), loss=loss)
+    model.compile(optimizer=keras.optimizers.get(named | {"config": config}), loss=loss, metrics=list(metrics))
     model.optimizer.build(model.trainable_variables)
     keeper = _Keeper(run, train, record, lines=verbose == 2)
     if (run / "last.keras").is_file():

@@ -33,6 +33,11 @@ _PRESETS = {
     "qsm_unet3d_base32": (unet, _QSM | {"filters": (32, 64, 128, 256, 512)}),
     "qsm_resunet3d": (unet, _RESIDUAL | {"filters": (32, 64, 128, 256, 512)}),
     "qsm_resunet3d_base16": (unet, _RESIDUAL | {"filters": (16, 32, 64, 128, 256)}),
+    # ours: boxes of 1 mm voxels, six classes
+    "qsm_nuclei": (unet, {
+        "input_shape": (None, None, None, 1), "classes": 6, "filters": (20, 40, 80, 160), "convs": 2, "bias": False,
+        "normalization": "instance", "upsampling": "transpose", "stem": 2,
+    }),
     "qsm_double_branch": (double_branch, {}),  # our reading of Chai et al. (2020)
     "atrium_unet": (unet, _ATRIUM | {"filters": (64, 128, 256, 512, 1024)}),
     "atrium_unet_slim": (unet, _ATRIUM | {"filters": (16, 32, 64, 128, 256)}),  # ours: a quarter of the width

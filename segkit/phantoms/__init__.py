@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segkit import files
 
-STUDIES = ("atrium", "ibsr", "lgg")
+STUDIES = ("atrium", "ibsr", "lgg", "qsm")
 MARK = "phantom.json"
 
 
@@ -49,7 +49,9 @@ def write(
     if not isinstance(subjects, Mapping):
         raise ValueError(f"subjects must be a number, or numbers by set such as {module.share(3)}, not {subjects!r}")
     folder = Path(folder)
-    wanted = json.loads(json.dumps({"phantom": study, "subjects": dict(subjects), "seed": seed, **settings}))
+    # of a folder its name alone is recorded, so that data may move
+    named = {k: v.name if isinstance(v, Path) else v for k, v in settings.items()}
+    wanted = json.loads(json.dumps({"phantom": study, "subjects": dict(subjects), "seed": seed, **named}))
     mark = folder / MARK
     if mark.is_file():
         found = json.loads(mark.read_text())

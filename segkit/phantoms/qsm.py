@@ -222,10 +222,7 @@ def head(
         soft["white"] = soft["white"] + fluid
     claimed = np.clip(sum(parts.values()), 0, 1)
     free = 1 - claimed
-    around = {name: soft[name] * free for name in ("grey", "white", "ventricles", "sulci") if name in soft}
-    return parts | {name: part for name, part in around.items() if name not in parts} | (
-        {"ventricles": parts["ventricles"]} if "ventricles" in parts else {}
-    ), affine
+    return {name: part * free for name, part in soft.items() if name not in parts} | parts, affine
 
 
 def nuclei_names() -> list[str]:
@@ -312,7 +309,8 @@ def write(
 ) -> list[Path]:
     """Write the files; see :func:`segkit.phantoms.write`.
 
-    ``<subject>/QSM_w_bg.nii.gz``, ``QSM_brain_mask.nii.gz``, ``labels.nii.gz``; ``label_list.txt`` (FreeSurfer's) for all.
+    ``<subject>/QSM_w_bg.nii.gz``, ``QSM_brain_mask.nii.gz``, ``labels.nii.gz``; ``label_list.txt`` (FreeSurfer's) for all. ``atlas/`` holds
+    one more subject, ``native/`` the first subject before its registration with the transform that undoes it.
     With ``nuclei``, a folder of label maps ``<subject>.nii.gz``, the subjects take their names and nuclei from it, in order.
     """
     chosen = names(subjects)["subjects"]
@@ -327,7 +325,26 @@ def write(
         delayed(_write_one)(folder, name, seed, coarse, source, vary)
         for name, source in zip(chosen, sources, strict=True)
     )
-    return written + [path for paths in done for path in paths]
+    written += [path for paths in done for path in paths]
+    return written if nuclei is not None or not chosen else written + _write_native(folder, chosen[0], seed, coarse)
+
+
+def _write_native(folder: Path, name: str, seed: int, coarse: int) -> list[Path]:
+    """The atlas, and a subject as it would lie before registration: turned, shifted and stretched."""
+    written = []
+    for part, data in zip(
+        ("QSM_atlas", "QSM_brain_mask_atlas", "labels_atlas"), subject("sub-000", seed, coarse=coarse), strict=False
+    ):
+        written.append(volumes.save(nib.Nifti1Image(data, grid(coarse)[1]), folder / "atlas" / f"{part}.nii.gz"))
+    rng = np.random.default_rng((seed, 1, 513))
+    to_atlas = anatomy.placement(rng, rotate=12, scale=0.06, shift_mm=8)
+    for part, kind in (("QSM_w_bg", "image"), ("QSM_brain_mask", "label"), ("labels", "label")):
+        image = volumes.load(folder / name / f"{part}.nii.gz")
+        moved = nib.Nifti1Image(volumes.array(image), np.linalg.inv(to_atlas) @ image.affine)
+        home = folder / "native" / name
+        written.append(volumes.save(volumes.resample(moved, like=image, kind=kind), home / f"{part}_native.nii.gz"))
+    text = "\n".join(" ".join(f"{x:.8f}" for x in row) for row in to_atlas)
+    return [*written, files.write_text(folder / "native" / name / "native_to_atlas.txt", text + "\n")]
 
 
 def label_list() -> str:

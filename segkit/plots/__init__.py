@@ -1,7 +1,8 @@
 """Pictures: figures (matplotlib), videos and interactive 3D. Each function returns what it drew and shows nothing by itself.
 
-Functions that draw voxels take ``source``, the one switch for what may be seen: "phantom" marks the picture so, "simulated"
-likewise, "real" draws a card of text in its place (the terms of the data allow none), None draws without remark (your own scans on
+Functions that draw voxels take ``source``, the one switch for what may be seen: "phantom" marks the picture so, "simulated phantom"
+likewise, "real" and "simulated real" draw a card of
+text in its place (the terms of the data allow none), None draws without remark (your own scans on
 your own machine).
 """
 

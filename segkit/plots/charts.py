@@ -24,7 +24,7 @@ def bars(counts: pd.DataFrame, *, ylabel: str, title: str = "", source: str | No
     ax.grid(axis="y", alpha=0.3)
     if counts.shape[1] > 1:
         figure.legend(loc="outside lower center", ncols=counts.shape[1], frameon=False, fontsize=8)
-    return _headed(figure, title, "phantom" if source == "phantom" else None)
+    return _headed(figure, title, source)
 
 
 def ranked(values: pd.Series, *, ylabel: str, title: str = "", source: str | None = None) -> Figure:
@@ -42,7 +42,7 @@ def ranked(values: pd.Series, *, ylabel: str, title: str = "", source: str | Non
     left_out = len(values) - len(finite)
     ax.set_ylabel(ylabel + (f" ({left_out} undefined left out)" if left_out else ""))
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    return _headed(figure, title, "phantom" if source == "phantom" else None)
+    return _headed(figure, title, source)
 
 
 def boxes(
@@ -62,7 +62,7 @@ def boxes(
         ax.set_xticks(range(1, len(groups) + 1), labels)
         ax.set_title(column.replace("_", " "), fontsize=9)
         ax.grid(axis="y", alpha=0.3)
-    return _headed(figure, title, "phantom" if source == "phantom" else None)
+    return _headed(figure, title, source)
 
 
 def _names(ax, names) -> None:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from segkit import metrics
 from segkit.plots.figures import FOUND, TRUTH, _card, _draw, _headed
+from segkit.plots.sources import hidden
 
 
 def thresholds(
@@ -32,7 +33,7 @@ def thresholds(
     ----------
     Left-atrium report, Figure 5.2.
     """
-    if source == "real":
+    if hidden(source):
         return _card(title or "threshold explorer")
     grey = _unit(image)
     height = 2.1 * image.shape[1] * aspect / image.shape[0]

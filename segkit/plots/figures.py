@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from nibabel import Nifti1Image
 
 from segkit import files, volumes
+from segkit.plots.sources import hidden, remark
 
 # Okabe and Ito's colours, told apart by colour-blind readers
 COLOURS = ("#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#F0E442")  # lines and dots
@@ -36,7 +37,7 @@ def panels(
     vmax: float | None = None,
 ) -> Figure:
     """A grid of 2D arrays (first axis to the right, second axis up), each titled by its key, masks laid over by key."""
-    if source == "real":
+    if hidden(source):
         return _card(title or "panels")
     masks = masks or {}
     columns = min(columns, len(images))
@@ -63,7 +64,7 @@ def three_planes(
     at: Sequence[int] | None = None,
 ) -> Figure:
     """Sagittal, coronal and axial slice through voxel ``at`` (of the RAS+ image; default the mask's centre), in true proportion."""
-    if source == "real":
+    if hidden(source):
         return _card(title or "three planes")
     image = volumes.canonical(image)
     data = volumes.array(image, np.float32)
@@ -96,20 +97,25 @@ def three_planes(
     return _headed(figure, title, source)
 
 
-def curves(histories: Mapping[str, pd.DataFrame], *, title: str = "", source: str | None = None) -> Figure:
-    """Training (dashed) and validation loss by epoch, one colour a run; the best epoch is marked."""
+def curves(
+    histories: Mapping[str, pd.DataFrame], *, column: str = "loss", title: str = "", source: str | None = None
+) -> Figure:
+    """Training (dashed) and validation loss, or another column of the histories, by epoch, one colour a run.
+
+    The epoch of the smallest validation loss is marked.
+    """
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")
     ax = figure.subplots()
     for colour, (name, history) in zip(COLOURS, histories.items(), strict=False):
-        ax.plot(history["epoch"], history["loss"], "--", color=colour, lw=1, label=f"{name}, training")
+        ax.plot(history["epoch"], history[column], "--", color=colour, lw=1, label=f"{name}, training")
         if "val_loss" in history:
             best = history["val_loss"].idxmin()
-            ax.plot(history["epoch"], history["val_loss"], "-o", ms=2.5, color=colour, label=f"{name}, selection")
-            ax.plot(history["epoch"][best], history["val_loss"][best], "*", ms=12, color=colour)
-    ax.set(xlabel="epoch", ylabel="loss")
+            ax.plot(history["epoch"], history[f"val_{column}"], "-o", ms=2.5, color=colour, label=f"{name}, selection")
+            ax.plot(history["epoch"][best], history[f"val_{column}"][best], "*", ms=12, color=colour)
+    ax.set(xlabel="epoch", ylabel=column.replace("_", " "))
     ax.grid(alpha=0.3)
     ax.legend(frameon=False, fontsize=8)
-    return _headed(figure, title, "phantom" if source == "phantom" else None)
+    return _headed(figure, title, source)
 
 
 def histograms(
@@ -131,7 +137,7 @@ def histograms(
         ax.set(xlabel=xlabel, title=group, yticks=[])
         ax.title.set_fontsize(9)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=7)
-    return _headed(figure, title, "phantom" if source == "phantom" else None)
+    return _headed(figure, title, source)
 
 
 def by_subject(scores: pd.DataFrame, column: str, *, ylabel: str, title: str = "", source: str | None = None) -> Figure:
@@ -154,7 +160,7 @@ def by_subject(scores: pd.DataFrame, column: str, *, ylabel: str, title: str = "
     ax.set_ylabel(ylabel + (f" ({left_out} undefined left out)" if left_out else ""))
     ax.grid(axis="y", alpha=0.3)
     figure.legend(loc="outside lower center", ncols=min(3, len(methods)), frameon=False, fontsize=8)
-    return _headed(figure, title, "phantom" if source == "phantom" else None)
+    return _headed(figure, title, source)
 
 
 def contours(
@@ -179,7 +185,7 @@ def contours(
     slices : ints, optional
         Default: those that hold one of the masks, and one more at each end.
     """
-    if source == "real":
+    if hidden(source):
         return _card(title or "contours")
     image, found = np.moveaxis(image, axis, 0), np.moveaxis(prediction, axis, 0) != 0
     true = np.zeros(found.shape, bool) if truth is None else np.moveaxis(truth, axis, 0) != 0
@@ -231,7 +237,7 @@ def agreement(
     ax.set(xlabel=f"mean of truth and prediction ({unit})", ylabel=f"prediction − truth ({unit})")
     ax.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    return _headed(figure, title, "phantom" if source == "phantom" else None)
+    return _headed(figure, title, source)
 
 
 def _draw(ax, image: np.ndarray, mask: np.ndarray | None, aspect: float, vmax: float | None) -> None:
@@ -245,8 +251,8 @@ def _draw(ax, image: np.ndarray, mask: np.ndarray | None, aspect: float, vmax: f
 
 
 def _headed(figure: Figure, title: str, source: str | None) -> Figure:
-    remark = {"phantom": "phantom", "simulated": "simulated"}.get(source)
-    text = " · ".join(t for t in (title, remark) if t)
+    said = remark(source)
+    text = " · ".join(t for t in (title, said) if t)
     if text:
         figure.suptitle(text, fontsize=10)
     return figure

@@ -13,6 +13,7 @@ from skimage import measure
 
 from segkit import files, volumes
 from segkit.plots.figures import COLOURS, FOUND, TRUTH, _card, _headed
+from segkit.plots.sources import hidden, remark
 
 _COLOURS = {"truth": TRUTH, "prediction": FOUND}
 
@@ -61,7 +62,7 @@ def surface(masks: Mapping[str, Nifti1Image], *, source: str | None, title: str 
     """
     import plotly.graph_objects as go
 
-    if source == "real":
+    if hidden(source):
         return _plotly_card(title)
     figure = go.Figure()
     for i, (name, mask) in enumerate(_filled(masks).items()):
@@ -78,7 +79,7 @@ def points(masks: Mapping[str, Nifti1Image], *, source: str | None, title: str =
     """Interactive cloud of at most ``count`` surface voxels a mask, coloured by mask; a plotly Figure."""
     import plotly.graph_objects as go
 
-    if source == "real":
+    if hidden(source):
         return _plotly_card(title)
     figure, rng = go.Figure(), np.random.default_rng(seed)
     for i, (name, mask) in enumerate(_filled(masks).items()):
@@ -95,7 +96,7 @@ def surface_still(
     masks: Mapping[str, Nifti1Image], *, source: str | None, title: str = "", faces: int = 4000
 ) -> Figure:
     """The same surfaces from the front and from the side, as a matplotlib Figure."""
-    if source == "real":
+    if hidden(source):
         return _card(title or "surface")
     figure = Figure(figsize=(8, 3.9), layout="constrained")
     meshes = {name: mesh(mask, faces=faces) for name, mask in _filled(masks).items()}
@@ -158,7 +159,7 @@ def _scene(figure, title: str, source: str | None):
     names = ("left – right (mm)", "back – front (mm)", "foot – head (mm)")
     scene = {f"{a}axis": {"title": {"text": n}} for a, n in zip("xyz", names, strict=True)} | {"aspectmode": "data"}
     scene["camera"] = {"eye": {"x": 0.4, "y": 1.9, "z": 0.5}}
-    text = " · ".join(t for t in (title, source if source in ("phantom", "simulated") else "") if t)
+    text = " · ".join(t for t in (title, remark(source)) if t)
     figure.update_layout(scene=scene, title=text, height=520, margin={"l": 0, "r": 0, "b": 0, "t": 40}, template="none")
     return figure
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from segkit import files
 from segkit.plots.figures import FOUND, TRUTH
+from segkit.plots.sources import hidden, remark
 
 
 def frames(
@@ -42,7 +43,7 @@ def frames(
     ValueError
         For ``source="real"``: pictures of these subjects are not made unless ``SHOW_REAL_SUBJECTS`` is set.
     """
-    if source == "real":
+    if hidden(source):
         raise ValueError(
             "the data's terms allow no picture of a real subject; set SHOW_REAL_SUBJECTS = True on your own machine"
         )
@@ -64,7 +65,7 @@ def frames(
                 )
                 cv2.drawContours(picture, lines, -1, _rgb(colour), 1)
         frame[top : top + inner[1], left : left + inner[0]] = picture
-        text = f"slice {k}" + (f"  {source}" if source else "")
+        text = f"slice {k}" + (f"  {remark(source)}" if remark(source) else "")
         cv2.putText(frame, text, (6, height - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
     return out
 

@@ -25,7 +25,11 @@ class Run:
     source: str | None
 
     def __repr__(self) -> str:
-        what = {"phantom": "phantoms", "real": "real data (pictures hidden)", None: "real data"}[self.source]
+        what = {
+            "phantom": "phantoms", "real": "real data (pictures hidden)", None: "real data",
+            "simulated phantom": "phantoms, simulated QSM", "simulated": "simulated QSM, real anatomy of the nuclei",
+            "simulated real": "simulated QSM, real anatomy of the nuclei (pictures hidden)",
+        }[self.source]  # fmt: skip
         return (
             f"{self.study}, profile {self.profile.name}, seed {self.seed}\n"
             f"  data     {shown(self.data)}  ({what})\n  results  {shown(self.results)}"

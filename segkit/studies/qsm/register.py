@@ -1,0 +1,115 @@
+"""00 registration: a native map to the atlas, with ANTs where it is installed, or with a transform that is at hand."""
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from nibabel import Nifti1Image
+
+from segkit import metrics, volumes
+
+KINDS = {"rigid": "Rigid", "affine": "Affine", "syn": "SyN"}
+
+
+def has_ants() -> bool:
+    """Whether antspyx is installed (``pip install "segkit[ants]"``)."""
+    return find_spec("ants") is not None
+
+
+def prepare(qsm: Nifti1Image, brain: Nifti1Image, atlas: Nifti1Image, atlas_brain: Nifti1Image) -> Nifti1Image:
+    """The report's step 1a and b: mask the map, bring its values to the atlas's mean and deviation, mask again.
+
+    After normalising, the background is no longer 0, hence the second masking.
+    """
+    volumes.check_same_grid(qsm, brain, ("map", "brain mask"))
+    data, inside = volumes.array(qsm, np.float32), volumes.array(brain) > 0
+    wanted = volumes.array(atlas, np.float32)[volumes.array(atlas_brain) > 0]
+    if not inside.any() or not wanted.size:
+        raise ValueError("the brain mask of the map or of the atlas is empty")
+    masked = data * inside
+    here = masked[inside]
+    scaled = (masked - here.mean()) / max(float(here.std()), 1e-12) * wanted.std() + wanted.mean()
+    return volumes.like((scaled * inside).astype(np.float32), qsm)
+
+
+def with_transform(image: Nifti1Image, to_atlas: np.ndarray, atlas: Nifti1Image, *, kind: str) -> Nifti1Image:
+    """``image`` on the atlas's grid through a 4 × 4 map from its mm to the atlas's; labels are never blended."""
+    to_atlas = np.asarray(to_atlas, float)
+    if to_atlas.shape != (4, 4) or abs(np.linalg.det(to_atlas[:3, :3])) < 1e-6:
+        raise ValueError("the transform must be an invertible 4 × 4 matrix from native mm to atlas mm")
+    return volumes.resample(nib.Nifti1Image(volumes.array(image), to_atlas @ image.affine), like=atlas, kind=kind)
+
+
+def with_ants(
+    moving: Nifti1Image, atlas: Nifti1Image, carried: dict[str, Nifti1Image], *, kind: str = "syn", seed: int = 0
+) -> tuple[Nifti1Image, dict[str, Nifti1Image]]:
+    """Register ``moving`` to ``atlas`` with ANTs, and carry label maps along with nearest neighbours.
+
+    Parameters
+    ----------
+    carried : dict
+        Name to label map on the grid of ``moving``.
+    kind : {"rigid", "affine", "syn"}
+
+    Returns
+    -------
+    registered map, dict of carried label maps (uint8), on the atlas's grid
+
+    Raises
+    ------
+    ImportError
+        Without antspyx.
+    ValueError
+        For an unknown kind.
+
+    References
+    ----------
+    Avants et al., Advanced normalization tools, Insight Journal (2009); QSM report, section 4.1, step 1.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"no registration is called {kind!r}; choose one of {', '.join(KINDS)}")
+    if not has_ants():
+        raise ImportError('antspyx is not installed; pip install "segkit[ants]", or use with_transform')
+    import ants
+    from ants.utils.convert_nibabel import from_nibabel, to_nibabel
+
+    fixed, move = from_nibabel(atlas), from_nibabel(moving)
+    done = ants.registration(fixed, move, type_of_transform=KINDS[kind], random_seed=seed)
+
+    def carry(image, how):
+        out = ants.apply_transforms(fixed, from_nibabel(image), done["fwdtransforms"], interpolator=how)
+        return volumes.array(to_nibabel(out))
+
+    labels = {
+        name: volumes.like(np.round(carry(image, "nearestNeighbor")).astype(np.uint8), atlas)
+        for name, image in carried.items()
+    }
+    return volumes.like(carry(moving, "linear").astype(np.float32), atlas), labels
+
+
+def overlap(
+    before: Nifti1Image, after: Nifti1Image, atlas_labels: Nifti1Image, values: dict[str, Sequence[int]]
+) -> pd.DataFrame:
+    """Dice of each nucleus with the atlas's, before (by the headers alone) and after registration."""
+    truth = volumes.array(atlas_labels)
+    moved = {
+        "before": volumes.array(volumes.resample(before, like=atlas_labels, kind="label")),
+        "after": volumes.array(after),
+    }
+    return pd.DataFrame({
+        when: {name: metrics.dice(np.isin(truth, v), np.isin(found, v)) for name, v in values.items()} for when, found in moved.items()
+    }).rename_axis("nucleus")  # fmt: skip
+
+
+def read_transform(path: str | Path) -> np.ndarray:
+    """4 × 4 matrix from a text file; ValueError for another shape."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such transform; register with ANTs, or write a 4 × 4 matrix")
+    matrix = np.loadtxt(path)
+    if matrix.shape != (4, 4):
+        raise ValueError(f"{path}: holds {matrix.shape}, a 4 × 4 matrix is expected")
+    return matrix

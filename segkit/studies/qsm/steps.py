@@ -1,0 +1,177 @@
+"""01 padding and 02 downsampling under the report's file names, and the way back; what 03 and 04 load."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from nibabel import Nifti1Image
+from tqdm.auto import tqdm
+
+from segkit import labels, volumes
+from segkit.studies import common
+from segkit.studies.qsm.layout import LABELS, file_names
+
+JOBS = 2
+
+
+def pad_all(
+    table: pd.DataFrame, results: Path, *, dim: int, values: Mapping[str, Sequence[int]], jobs: int = JOBS
+) -> pd.DataFrame:
+    """Step 01: write each subject as cubes of ``dim`` voxels a side, ``padded/<subject>/`` with the report's file names.
+
+    Map with background, brain mask, masked map, and a binary mask a nucleus (left and right merged).
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of :func:`segkit.studies.qsm.find`.
+    values : dict
+        Left and right value of each nucleus.
+
+    Returns
+    -------
+    DataFrame
+        A row a subject: shape and spacing before, shape after, ml of the brain and of each nucleus.
+    """
+    rows = Parallel(n_jobs=jobs)(
+        delayed(_pad_one)(subject, row, results, dim, values)
+        for subject, row in tqdm(list(table.iterrows()), desc="padding")
+    )
+    return pd.DataFrame(rows).set_index("subject")
+
+
+def _pad_one(subject: str, row: pd.Series, results: Path, dim: int, values) -> dict:
+    qsm, masks = read(row, values)
+    parts = {"w_bg": qsm, "masked": volumes.like(volumes.array(qsm) * volumes.array(masks["brain"]), qsm)}
+    parts |= {"brain_mask" if name == "brain" else name: mask for name, mask in masks.items()}
+    try:
+        cubes = {name: volumes.pad(image, (dim, dim, dim)) for name, image in parts.items()}
+    except ValueError as error:
+        raise ValueError(f"{row['qsm']}: {error}") from None
+    for name, file in file_names(dim).items():
+        if name in cubes:
+            volumes.save(cubes[name], results / "padded" / subject / file)
+    ml = float(np.prod(volumes.spacing(qsm))) / 1000
+    sizes = {f"{name}_ml": round(float(volumes.array(mask).sum()) * ml, 2) for name, mask in masks.items()}
+    return {"subject": subject, "shape": qsm.shape, "mm": volumes.spacing(qsm)[0], "cube": dim, **sizes}
+
+
+def read(row: pd.Series, values: Mapping[str, Sequence[int]]) -> tuple[Nifti1Image, dict[str, Nifti1Image]]:
+    """Map (float32, ppm) and masks (brain, and each nucleus where there are labels) of a subject, in RAS+.
+
+    Raises
+    ------
+    ValueError
+        When the files lie on different grids, the brain mask is not of 0 and 1 or empty, or a label of the list is missing (names
+        the file).
+    """
+    qsm = volumes.canonical(volumes.load(row["qsm"]))
+    brain = volumes.canonical(labels.as_labels(volumes.load(row["brain_mask"]), {"brain": 1}, row["brain_mask"]))
+    volumes.check_same_grid(qsm, brain, (row["qsm"], row["brain_mask"]))
+    if not volumes.array(brain).any():
+        raise ValueError(f"{row['brain_mask']}: is empty; make it anew (00_registration)")
+    masks = {"brain": brain}
+    if row["labels"] is not None:
+        image = volumes.canonical(labels.as_labels(volumes.load(row["labels"]), None, row["labels"]))
+        volumes.check_same_grid(qsm, image, (row["qsm"], row["labels"]))
+        data = volumes.array(image)
+        labels.check_values(data, values, row["labels"])
+        masks |= {name: volumes.like(mask, image) for name, mask in labels.split(data, values).items()}
+    return volumes.like(volumes.array(qsm, np.float32), qsm), masks
+
+
+def downsample_all(subjects: Sequence[str], results: Path, *, dims: Sequence[int], jobs: int = JOBS) -> pd.DataFrame:
+    """Step 02: halve the cubes of step 01 again and again: maps by mean, masks by majority, ``padded/<subject>/`` again.
+
+    Returns
+    -------
+    DataFrame
+        A row a subject and dimension: voxel size in mm, and each nucleus's ceiling: the Dice with itself of the mask brought back to
+        the padded grid, which no network on this grid can pass.
+    """
+    rows = Parallel(n_jobs=jobs)(
+        delayed(_downsample_one)(s, results, tuple(dims)) for s in tqdm(subjects, desc="downsampling")
+    )
+    return pd.DataFrame([row for part in rows for row in part]).set_index(["subject", "dim"])
+
+
+def _downsample_one(subject: str, results: Path, dims: tuple[int, ...]) -> list[dict]:
+    folder, rows = results / "padded" / subject, []
+    first = {name: folder / file for name, file in file_names(dims[0]).items() if (folder / file).is_file()}
+    common.need(folder / file_names(dims[0])["w_bg"], "01_padding")
+    cubes = {name: volumes.load(path) for name, path in first.items()}
+    for dim in dims:
+        row = {"subject": subject, "dim": dim}
+        for name, cube in cubes.items():
+            kind = "image" if name in ("w_bg", "masked") else "label"
+            small = cube if dim == dims[0] else volumes.downsample(cube, dims[0] // dim, kind=kind)
+            if dim != dims[0]:
+                volumes.save(small, folder / file_names(dim)[name])
+            row["mm"] = round(volumes.spacing(small)[0], 3)
+            if name in LABELS:
+                back, truth = _enlarged(volumes.array(small), dims[0] // dim), volumes.array(cube)
+                row[f"{name}_ceiling"] = float(2 * (back & truth).sum() / (back.sum() + truth.sum()))
+        rows.append(row)
+    return rows
+
+
+def _enlarged(array: np.ndarray, factor: int) -> np.ndarray:
+    """Each voxel as a block of ``factor`` voxels a side."""
+    for axis in range(3):
+        array = array.repeat(factor, axis)
+    return array
+
+
+def reconstruct(label_map: Nifti1Image, original: Nifti1Image) -> Nifti1Image:
+    """A label map (or mask) of a working cube on the grid of the ``original``: each voxel a block again, the padding cut off.
+
+    Any grid will do; where the cube's voxels are blocks of the original's, this is exact.
+    """
+    return volumes.resample(label_map, like=original, kind="label")
+
+
+def load_cube(results: Path, subject: str, dim: int) -> tuple[Nifti1Image, Nifti1Image, Nifti1Image | None]:
+    """Masked map, brain mask and label map (1 amygdala … 5 thalamus; None where there is none) of a working cube."""
+    folder, names = results / "padded" / subject, file_names(dim)
+    qsm = volumes.load(common.need(folder / names["masked"], "02_downsampling"))
+    brain = volumes.load(common.need(folder / names["brain_mask"], "02_downsampling"))
+    masks = {
+        name: volumes.array(volumes.load(folder / names[name])) for name in LABELS if (folder / names[name]).is_file()
+    }
+    if not masks:
+        return qsm, brain, None
+    # majority in the halves of two neighbours may both hold: the first in the table keeps the voxel
+    out = np.zeros(qsm.shape, np.uint8)
+    for name, value in reversed(LABELS.items()):
+        out[masks[name] > 0] = value
+    return qsm, brain, volumes.like(out, qsm)
+
+
+def normalise(qsm: np.ndarray, brain: np.ndarray) -> np.ndarray:
+    """ppm to what networks see: minus the brain's median, over a robust spread (half the range of the 2nd to 98th percentile), masked.
+
+    The reference of a map (whole brain, CSF) moves its zero and the inversion scales it; both are taken out.
+    """
+    inside = np.asarray(brain) > 0
+    if not inside.any():
+        raise ValueError("the brain mask is empty")
+    low, middle, high = np.percentile(qsm[inside], (2, 50, 98))
+    return (np.where(inside, qsm - middle, 0) / max((high - low) / 2, 1e-6)).astype(np.float32)
+
+
+def centre_box(brain: np.ndarray, shape: Sequence[int]) -> tuple[slice, ...]:
+    """A box of ``shape`` voxels around the brain mask's middle, within the volume where it fits."""
+    start, size = volumes.bounding_box(brain)
+    first = [
+        max(0, min(s + n // 2 - b // 2, m - b)) for s, n, b, m in zip(start, size, shape, brain.shape, strict=True)
+    ]
+    return tuple(slice(f, min(f + b, m)) for f, b, m in zip(first, shape, brain.shape, strict=True))
+
+
+def landmark(results: Path, subject: str, dim: int, name: str) -> np.ndarray:
+    """Centre of mass in mm of a nucleus in a working cube: the same point in every cube."""
+    image = volumes.load(common.need(results / "padded" / subject / file_names(dim)[name], "02_downsampling"))
+    return nib.affines.apply_affine(image.affine, np.argwhere(volumes.array(image)).mean(axis=0))

@@ -1,0 +1,193 @@
+"""The released model on a user's own map, and what can be read off a label map."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import cc3d
+import numpy as np
+import pandas as pd
+from nibabel import Nifti1Image
+from scipy import ndimage
+
+from segkit import files, intensity, labels, volumes
+from segkit.studies import common
+from segkit.studies.qsm.layout import LABELS, PROFILES, RELEASED
+from segkit.studies.qsm.networks import MM, predict, to_labels
+
+
+def segment(
+    scan,
+    *,
+    model=None,
+    brain_mask=None,
+    out: str | os.PathLike | None = None,
+    box: Sequence[int] = PROFILES["full"].box,
+) -> Nifti1Image:
+    """Five sub-cortical nuclei in a susceptibility map, with the released model.
+
+    Parameters
+    ----------
+    scan : path or Nifti1Image
+        3D map in ppm (or another unit: only contrast counts), whole head or brain, any orientation and voxel size; the head upright
+        in the scanner's mm, as an affine says.
+    model : keras.Model or path, or several, optional
+        Default :func:`released`.
+    brain_mask : path or Nifti1Image, optional
+        0 and 1 on the map's grid. Without it, the mask is what is not background (:func:`brain_of`).
+    out : folder, optional
+        Also write ``<scan>_seg.nii.gz``, ``<scan>_overlay.png`` and ``<scan>_measures.csv``.
+
+    Returns
+    -------
+    Nifti1Image
+        uint8 on the map's grid and affine: 0 background, 1 amygdala, 2 caudate, 3 hippocampus, 4 putamen, 5 thalamus, left and right
+        merged.
+
+    Raises
+    ------
+    ValueError
+        When the map is not one 3D volume or is constant, or the mask lies on another grid or is empty.
+    """
+    own = isinstance(scan, Nifti1Image)
+    name = "scan" if own else Path(scan).name.removesuffix(".gz").removesuffix(".nii")
+    image = volumes.check(scan, "scan") if own else volumes.load(scan)
+    if image.ndim != 3:
+        raise ValueError(f"{name}: shape {image.shape} is not one 3D map; give one volume")
+    data = volumes.array(image, np.float32)
+    if data.min() == data.max():
+        raise ValueError(f"{name}: every voxel is {data.flat[0]:g}, so there is nothing to see; check the file")
+    if brain_mask is None:
+        brain = volumes.like(brain_of(data, volumes.spacing(image)), image)
+    else:
+        brain = (
+            volumes.check(brain_mask, "brain mask") if isinstance(brain_mask, Nifti1Image) else volumes.load(brain_mask)
+        )
+        volumes.check_same_grid(image, brain, (name, "brain mask"))
+        brain = volumes.like(volumes.array(labels.as_labels(brain, {"brain": 1}, "brain mask")), image)
+    if not volumes.array(brain).any():
+        raise ValueError(f"{name}: no brain was found; give brain_mask=")
+    extent = np.array(volumes.bounding_box(volumes.array(brain))[1]) * volumes.spacing(image)
+    if not (extent.min() >= 60 and extent.max() <= 260):
+        warnings.warn(
+            f"{name}: the brain mask measures {' × '.join(f'{e:.0f}' for e in extent)} mm, unlike an adult's brain; give brain_mask=",
+            stacklevel=2,
+        )
+    small, inside = (_working(i, kind) for i, kind in ((volumes.like(data, image), "image"), (brain, "label")))
+    soft = predict(load_model(model), small, inside, box=box)
+    soft = volumes.resample(soft, like=image, kind="image")
+    probabilities = volumes.array(soft)
+    outside = probabilities.sum(axis=-1) == 0  # beyond the working grid
+    probabilities[outside, 0] = 1
+    found = volumes.like(to_labels(probabilities), image)
+    if out is not None:
+        write_outputs(image, found, Path(out), name)
+    return found
+
+
+def _working(image: Nifti1Image, kind: str) -> Nifti1Image:
+    """RAS+ at the voxel size that the model knows."""
+    turned = volumes.canonical(image)
+    if np.allclose(volumes.spacing(turned), MM, rtol=0.02):
+        return turned
+    return volumes.resample(turned, spacing_mm=(MM, MM, MM), kind=kind)
+
+
+def brain_of(data: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Brain mask (uint8) of a map: all that is not constant background; where there is none, where the map varies most.
+
+    Without masking, the inversion leaves weak streaks outside, so the local spread tells the brain.
+    """
+    values, counts = np.unique(data[::2, ::2, ::2], return_counts=True)
+    if counts.max() > 0.1 * counts.sum():
+        inside = data != values[counts.argmax()]
+    else:
+        sigma = [4 / s for s in spacing_mm]
+        spread = np.sqrt(ndimage.gaussian_filter((data - np.median(data)) ** 2, sigma))
+        inside = intensity.otsu_mask(spread) > 0
+    voxels = [max(1, round(3 / s)) for s in spacing_mm]
+    inside = ndimage.binary_closing(
+        np.pad(inside, [(v, v) for v in voxels]), np.ones([2 * (v // 2) + 1 for v in voxels])
+    )
+    inside = inside[tuple(slice(v, -v) for v in voxels)]
+    parts = cc3d.largest_k(np.ascontiguousarray(inside), k=1, connectivity=6) > 0
+    return ndimage.binary_fill_holes(parts).astype(np.uint8)
+
+
+def released() -> list[Path]:
+    """Files of the released model's members."""
+    return sorted((common.home() / "results_dir" / "qsm" / "saved_models").glob(f"{RELEASED}*.keras"))
+
+
+def release(run: common.Run, name: str, scores: pd.DataFrame) -> Path:
+    """Save the trained run ``name`` in float16 to ``results_dir/qsm/saved_models``, with its record and its scores."""
+    from segkit import models
+
+    folder, source = common.home() / "results_dir" / "qsm" / "saved_models", run.results / "runs" / name
+    path = models.save(models.load(common.need(source / "best.keras", "03_training")), folder / f"{RELEASED}.keras")
+    files.write_text(folder / f"{RELEASED}.run.json", (source / "run.json").read_text())
+    files.write_text(folder / f"{RELEASED}.scores.csv", scores.round(5).to_csv(index=False))
+    return path
+
+
+def load_model(model=None) -> list:
+    """Models from what a user may give: None (the released ones), a path, a model, or several of either."""
+    from segkit import models
+
+    given = released() if model is None else model
+    given = given if isinstance(given, list | tuple) else [given]
+    if not given:
+        raise FileNotFoundError(
+            "no released model in results_dir/qsm/saved_models; run from a checkout of the repository, or give model="
+        )
+    return [models.load(m) if isinstance(m, str | os.PathLike) else m for m in given]
+
+
+def write_outputs(image: Nifti1Image, mask: Nifti1Image, out: Path, name: str) -> list[Path]:
+    """Write label map, overlay in three planes and measures of one map; the files' paths."""
+    from segkit import plots
+
+    figure = plots.three_planes(
+        volumes.canonical(image), volumes.canonical(mask), labels=LABELS, source=None, title=name
+    )
+    written = [out / f"{name}_seg.nii.gz", plots.save(figure, out / f"{name}_overlay.png")]
+    volumes.save(mask, written[0])
+    return [*written, files.write_text(out / f"{name}_measures.csv", measure(mask, image).to_csv())]
+
+
+def measure(mask, scan=None) -> pd.DataFrame:
+    """What a user reads off a label map: volume in ml and, with the map, mean susceptibility of each nucleus.
+
+    Parameters
+    ----------
+    mask : path or Nifti1Image
+        0 … 5 as :func:`segment` gives it.
+    scan : path or Nifti1Image, optional
+        The susceptibility map on the same grid. Values are as its inversion gives them: a thresholded one takes
+        some 13 to 18 % off (:func:`segkit.susceptibility.recovered_share`), and its zero is its reference's.
+
+    Returns
+    -------
+    DataFrame
+        A row a nucleus: volume_ml, voxels, and mean_ppm, sd_ppm (in the map's own unit).
+    """
+    mask = volumes.check(mask, "mask") if isinstance(mask, Nifti1Image) else volumes.load(mask)
+    data = volumes.array(labels.as_labels(mask, LABELS, "mask"))
+    ml = float(np.prod(volumes.spacing(mask))) / 1000
+    chi = None
+    if scan is not None:
+        scan = volumes.check(scan, "scan") if isinstance(scan, Nifti1Image) else volumes.load(scan)
+        volumes.check_same_grid(mask, scan, ("mask", "scan"))
+        chi = volumes.array(scan, np.float32)
+    rows = {}
+    for name, value in LABELS.items():
+        inside = data == value
+        rows[name] = {"volume_ml": float(inside.sum() * ml), "voxels": int(inside.sum())}
+        if chi is not None:
+            here = chi[inside]
+            rows[name] |= {
+                "mean_ppm": float(here.mean()) if here.size else np.nan,
+                "sd_ppm": float(here.std()) if here.size else np.nan,
+            }
+    return pd.DataFrame(rows).T.rename_axis("structure").astype({"voxels": int})

@@ -1,0 +1,426 @@
+"""The QSM study: names, padding and halving under which points stay, patches, scores, registration, a user's own map."""
+
+import dataclasses
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from segkit import labels, legacy, models, volumes
+from segkit.studies import common, qsm
+from segkit.studies.qsm import register
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Phantoms of the smoke profile through 01 and 02."""
+    run = qsm.start("smoke", results=tmp_path_factory.mktemp("qsm"))
+    qsm.experiments.prepare(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def network():
+    return models.build("qsm_nuclei", filters=(4, 8), stem=1)
+
+
+# -- names and lists
+
+
+def test_the_reports_file_names():
+    names = qsm.file_names(128)
+    assert names["w_bg"] == "QSM_dim128_w_bg.nii.gz"
+    assert names["brain_mask"] == "QSM_brain_mask_dim128.nii.gz"
+    assert names["masked"] == "QSM_masked_dim128.nii.gz"
+    assert names["hippocampus"] == "hippocampus_mask_down_by_4.nii.gz"
+    assert [qsm.file_names(d)["putamen"] for d in (512, 256, 64)] == [
+        f"putamen_mask_down_by_{n}.nii.gz" for n in (1, 2, 8)
+    ]
+
+
+def test_model_names_there_and_back(tmp_path):
+    for label in (*qsm.MASKS, qsm.ALL):
+        name = qsm.model_name(label, 128, 28, 50)
+        assert qsm.parse_model_name(name) == {"label": label, "dim": 128, "subjects": 28, "epochs": 50}
+    with pytest.raises(ValueError, match="no mask is called 'pons'"):
+        qsm.model_name("pons", 128, 1, 1)
+    with pytest.raises(ValueError, match="not a model's name"):
+        qsm.parse_model_name("model")
+    for n, e in ((28, 50), (32, 10), (32, 20)):
+        (tmp_path / f"caudate_mask_dim128_sub{n}_e{e}.keras").touch()
+    (tmp_path / "another_mask_dimX.keras").touch()
+    assert qsm.find_model(tmp_path, label="caudate", dim=128).stem == "caudate_mask_dim128_sub32_e20"
+    with pytest.raises(FileNotFoundError, match="no model of caudate at dimension 64"):
+        qsm.find_model(tmp_path, label="caudate", dim=64)
+    with pytest.raises(ValueError, match="is a model of caudate at dimension 128, putamen at 128 is asked for"):
+        qsm.load_model_for(tmp_path / "caudate_mask_dim128_sub32_e20.keras", label="putamen", dim=128)
+
+
+def test_the_forty_subjects_are_split_as_the_lists_say():
+    learning, test = common.split("qsm", "filename_sub32"), common.split("qsm", "filename_testing8")
+    assert (len(learning), len(test)) == (32, 8)
+    parts = qsm.split([*learning, *test])
+    assert [len(parts[k]) for k in ("train", "selection", "test")] == [28, 4, 8]
+    assert not set(parts["train"]) & {*parts["selection"], *parts["test"]}
+    assert parts["test"] == test
+    assert qsm.split([*learning, *test], train=7)["train"] == parts["train"][:7]
+    with pytest.raises(ValueError, match="29 training subjects are asked for, there are 28"):
+        qsm.split([*learning, *test], train=29)
+
+
+def test_other_subjects_are_split_by_fifths(tmp_path):
+    parts = qsm.split([f"s{k}" for k in range(20)])
+    assert [len(parts[k]) for k in ("train", "selection", "test")] == [14, 2, 4]
+    assert len({s for part in parts.values() for s in part}) == 20
+    with pytest.raises(ValueError, match="2 subjects are too few"):
+        qsm.split(["a", "b"])
+    written = qsm.write_lists(parts, tmp_path)
+    assert [p.name for p in written] == ["filename_sub16.txt", "filename_testing4.txt"]
+
+
+def test_label_lists_of_freesurfer_and_hoa(tmp_path):
+    free = tmp_path / "free.txt"
+    free.write_text(
+        "#No. Label\n10  Left-Thalamus-Proper*   0 118 14 0\n49  Right-Thalamus-Proper  0 118 14 0\n17 Left-Hippocampus 1 2 3 0\n"
+    )
+    assert labels.read_list(free, ["thalamus"]) == {"thalamus": (10, 49)}
+    hoa = tmp_path / "hoa.tsv"
+    hoa.write_text(
+        "value\tname\themisphere\tstructure\n16\tThalamus Left\tleft\tthalamus\n17\tThalamus Right\tright\tthalamus\n"
+    )
+    assert labels.read_list(hoa, ["thalamus"]) == {"thalamus": (16, 17)}
+    with pytest.raises(ValueError, match="no value for the right hippocampus"):
+        labels.read_list(free, ["hippocampus"])
+    with pytest.raises(FileNotFoundError, match="no such label list"):
+        labels.read_list(tmp_path / "none.txt", ["thalamus"])
+    with pytest.raises(ValueError, match="lacks the values"):
+        labels.check_values(np.array([0, 10]), {"thalamus": (10, 49)}, "labels.nii.gz")
+
+
+# -- padding, halving and back
+
+
+def test_steps_write_the_reports_files(done):
+    folder = done.results / "padded" / "sub-001"
+    expected = {name for dim in done.profile.dims for name in qsm.file_names(dim).values()}
+    assert {p.name for p in folder.iterdir()} == expected
+    masked, brain, known = qsm.load_cube(done.results, "sub-001", 64)
+    assert masked.shape == (64, 64, 64)
+    assert not volumes.array(masked)[volumes.array(brain) == 0].any()
+    assert set(np.unique(volumes.array(known))) <= set(range(6))
+    with pytest.raises(FileNotFoundError, match="run 02_downsampling first"):
+        qsm.load_cube(done.results, "nobody", 64)
+
+
+def test_a_point_keeps_its_place_in_every_file(tmp_path):
+    """Maps whose values are mm: each voxel of each derived file holds its own world coordinate."""
+    affine = nib.affines.from_matvec(np.diag([1.0, 1.0, 1.0]), (-20.5, 3.25, 7))
+    shape = (22, 26, 20)
+    mm = nib.affines.apply_affine(affine, np.moveaxis(np.indices(shape), 0, -1))
+    for axis in range(3):
+        original = nib.Nifti1Image(mm[..., axis].astype("f"), affine)
+        cube = volumes.pad(original, (32, 32, 32))
+        inside = volumes.array(volumes.pad(nib.Nifti1Image(np.ones(shape, "u1"), affine), (32, 32, 32))) > 0
+        for image, kept in (
+            (cube, inside),
+            (volumes.downsample(cube, 2, kind="image"), inside[::2, ::2, ::2] & inside[1::2, 1::2, 1::2]),
+        ):
+            where = nib.affines.apply_affine(image.affine, np.argwhere(kept))[:, axis]
+            np.testing.assert_allclose(volumes.array(image)[kept], where, atol=1e-4)
+    label = nib.Nifti1Image(np.random.default_rng(0).integers(0, 6, (32, 32, 32)).astype("u1"), cube.affine)
+    back = qsm.reconstruct(label, original)
+    np.testing.assert_array_equal(volumes.array(volumes.pad(back, (32, 32, 32)))[inside], volumes.array(label)[inside])
+    np.testing.assert_allclose(back.affine, affine)
+
+
+def test_landmarks_agree_between_files(done):
+    table = qsm.find(done.data)
+    centres = qsm.landmarks(table, done.results, "sub-001", dims=done.profile.dims, values=qsm.label_values(done.data))
+    assert list(centres.index) == ["original", "dim64", "dim64, rebuilt", "dim32", "dim32, rebuilt"]
+    assert centres.loc["original"].equals(centres.loc["dim64"])
+    assert centres.loc["original"].equals(centres.loc["dim64, rebuilt"])
+
+
+def test_a_volume_larger_than_the_cube_and_other_broken_subjects(done, tmp_path):
+    table, values = qsm.find(done.data), qsm.label_values(done.data)
+    with pytest.raises(ValueError, match=r"QSM_w_bg.nii.gz: cannot pad .* to \(32, 32, 32\)"):
+        qsm.pad_all(table.iloc[:1], tmp_path, dim=32, values=values, jobs=1)
+    row = table.iloc[0]
+    with pytest.raises(ValueError, match="lacks the values .*99"):
+        qsm.read(row, {"thalamus": (10, 99)})
+    empty = volumes.like(np.zeros(volumes.load(row["brain_mask"]).shape, "u1"), volumes.load(row["brain_mask"]))
+    volumes.save(empty, tmp_path / "empty.nii.gz")
+    with pytest.raises(ValueError, match="empty.nii.gz: is empty"):
+        qsm.read(row.to_dict() | {"brain_mask": tmp_path / "empty.nii.gz"}, values)
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        qsm.find(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="no subject found"):
+        qsm.find(tmp_path)
+    (tmp_path / "s1").mkdir()
+    volumes.save(empty, tmp_path / "s1" / "QSM_w_bg.nii.gz")
+    with pytest.raises(FileNotFoundError, match="every subject needs its map and its brain mask"):
+        qsm.find(tmp_path)
+
+
+def test_normalising_takes_zero_and_scale_out(rng):
+    brain = np.zeros((12, 12, 12), "u1")
+    brain[2:10, 2:10, 2:10] = 1
+    x = rng.normal(size=brain.shape).astype("f")
+    a, b = qsm.normalise(x, brain), qsm.normalise(0.03 * x + 5, brain)
+    np.testing.assert_allclose(a, b, atol=1e-3)
+    assert not a[brain == 0].any()
+    with pytest.raises(ValueError, match="empty"):
+        qsm.normalise(x, 0 * brain)
+
+
+def test_a_box_around_the_brain(rng):
+    brain = np.zeros((40, 40, 40), bool)
+    brain[20:38, 10:20, 0:9] = True
+    for shape in ((10, 10, 10), (60, 20, 16)):
+        box = qsm.centre_box(brain, shape)
+        size = [s.stop - s.start for s in box]
+        assert size == [min(n, 40) for n in shape]
+        assert all(s.start >= 0 and s.stop <= 40 for s in box)
+    assert qsm.centre_box(brain, (18, 10, 9)) == (slice(20, 38), slice(10, 20), slice(0, 9))
+
+
+# -- training, scores
+
+
+def test_every_label_and_network_trains_and_is_found_by_name(done):
+    parts = qsm.experiments.sides(done)
+    model, history = qsm.train(done, parts, label="caudate", epochs=1, name="caudate", verbose=0)
+    assert {"soft_dice", "val_soft_dice"} <= set(history.columns)
+    assert model.output_shape[-1] == 1
+    path = qsm.save_model(done, model, label="caudate", dim=64, subjects=len(parts["train"]), epochs=len(history))
+    assert path.name == f"caudate_mask_dim64_sub{len(parts['train'])}_e1.keras"
+    assert qsm.find_model(path.parent, label="caudate", dim=64) == path
+    with pytest.raises(ValueError, match="no mask is called 'pons'"):
+        qsm.train(done, parts, label="pons", epochs=1, verbose=0)
+    with pytest.raises(ValueError, match="stand in both"):
+        qsm.train(done, {"train": parts["train"], "selection": parts["train"][:1]}, epochs=1, name="leak", verbose=0)
+
+
+def test_experiments_resume_and_hold_what_they_promise(done, monkeypatch):
+    first = {
+        "compare": qsm.experiments.compare(done, verbose=0), "curve": qsm.experiments.learning_curve(done, verbose=0),
+        "best": qsm.experiments.best(done, verbose=0), "resolution": qsm.experiments.resolution(done, verbose=0),
+    }  # fmt: skip
+    assert list(first["compare"]["network"].unique()) == list(done.profile.compared)
+    assert list(first["resolution"]["dim"].unique()) == list(done.profile.dims)
+    coarse = first["resolution"].query("dim == 32")
+    assert coarse["dice_fine"].notna().all()
+    test = set(qsm.experiments.sides(done)["test"])
+    assert all(set(t["subject"]) == test for t in first.values())
+    monkeypatch.setattr(qsm.experiments, "train", None)
+    monkeypatch.setattr(qsm.experiments, "train_recipe", None)
+    again = {
+        "compare": qsm.experiments.compare(done),
+        "curve": qsm.experiments.learning_curve(done),
+        "best": qsm.experiments.best(done),
+    }
+    for name, table in again.items():
+        np.testing.assert_allclose(table["dice"], first[name]["dice"], atol=1e-5)
+
+
+def test_a_perfect_method_scores_one_and_its_susceptibility_is_right(done, tmp_path):
+    results = dataclasses.replace(done, results=done.results).results
+
+    def perfect(subject):
+        return np.eye(6, dtype="f")[volumes.array(qsm.load_cube(results, subject, 64)[2])]
+
+    scores = qsm.evaluate({"perfect": perfect}, results, ["sub-001", "sub-002"], dim=64, tidy=False)
+    assert (scores["dice"] == 1).all()
+    assert (scores["hd95_mm"] == 0).all()
+    assert (scores["legacy_hd_voxels"] == 0).all()
+    np.testing.assert_allclose(scores["truth_ppm"], scores["prediction_ppm"])
+    np.testing.assert_allclose(scores["legacy_dice"], 1, atol=1e-6)
+    table = qsm.three_columns(scores.assign(dim=128), "perfect")
+    assert table.loc[("hippocampus", "Dice"), "reported"] == 0.82
+    assert table.loc[("amygdala", "HD (voxels)"), "reported"] == 0.94
+    assert table.loc[("hippocampus", "Dice"), "corrected"] == 1
+    measures = qsm.measures_table(scores, "perfect")
+    assert (measures["error_ml"] == 0).all()
+    assert (measures["error_ppm"] == 0).all()
+    whole = qsm.summary(scores)
+    assert whole.loc[("perfect", "mean"), "mean"] == 1
+    values = qsm.label_values(done.data)
+    rebuilt = qsm.on_original_grid(qsm.find(done.data), results, "perfect", ["sub-001"], values=values, out=tmp_path)
+    assert (rebuilt["dice"] == 1).all()  # the padded cube has the original's voxels
+    assert (tmp_path / "sub-001_perfect.nii.gz").is_file()
+
+
+def test_ceilings_fall_with_the_grid(done):
+    table = qsm.ceilings(done.results, ["sub-001"], dims=done.profile.dims)
+    by = table.groupby("dim")["ceiling"].mean()
+    assert by[64] == 1
+    assert 0.3 < by[32] < 0.95
+
+
+def test_the_atlas_vote_of_one_subject_is_its_labels(done):
+    vote = qsm.atlas_vote(done.results, ["sub-001"], dim=64)
+    np.testing.assert_array_equal(vote.argmax(-1), volumes.array(qsm.load_cube(done.results, "sub-001", 64)[2]))
+    two = qsm.atlas_vote(done.results, ["sub-001", "sub-002"], dim=64)
+    np.testing.assert_allclose(two.sum(-1), 1)
+
+
+def test_seams_are_seen_where_patches_meet(rng):
+    smooth = np.add.outer(np.add.outer(np.arange(32.0), np.arange(32.0)), np.arange(32.0))[..., None]
+    assert qsm.seams(smooth, (8, 8, 8)) == pytest.approx(1)
+    broken = smooth + np.kron(rng.normal(size=(4, 4, 4)) * 20, np.ones((8, 8, 8)))[..., None]
+    assert qsm.seams(broken, (8, 8, 8)) > 3
+
+
+def test_fragments_are_dropped_and_both_sides_kept():
+    x = np.zeros((20, 20, 20), np.uint8)
+    x[2:6, 2:6, 2:6] = 2  # left
+    x[12:16, 2:6, 2:5] = 2  # right, a little smaller
+    x[9, 15, 15] = 2  # a crumb
+    x[9, 18, 18] = 3  # all there is of another label
+    out = qsm.drop_fragments(x)
+    assert (out == 2).sum() == 64 + 48
+    assert (out == 3).sum() == 1
+    assert not qsm.drop_fragments(np.zeros((3, 3, 3), np.uint8)).any()
+
+
+def test_legacy_scores_by_hand():
+    t, p = np.zeros((4, 4, 8)), np.zeros((4, 4, 8))
+    t[0, 0, 0] = 1
+    p[0, 0, 0] = 0.5
+    # patches of 4: the first holds (2 · .5 + 1) / (1 + .5 + 1) = .8, the second is empty: 1
+    assert legacy.qsm_soft_dice(t, p, patch=4, batch=1) == pytest.approx((0.8 + 1) / 2)
+    assert legacy.qsm_soft_dice(t, p, patch=4, batch=2) == pytest.approx(0.8)
+    q = np.zeros((4, 4, 8))
+    q[0, 0, 2] = 1
+    q[0, 0, 6] = 1  # in a patch without truth: not counted
+    assert legacy.qsm_patch_hausdorff(t, q, patch=4) == 2
+    assert np.isnan(legacy.qsm_patch_hausdorff(t, 0 * q, patch=4))
+
+
+def test_claims_are_told_with_care():
+    rows = [
+        {"method": m, "subject": f"s{s}", "label": label, "dice": d}
+        for m, d in (("a", 0.8), ("b", 0.7), ("c", 0.9)) for s in range(4) for label in qsm.LABELS
+    ]  # fmt: skip
+    told = qsm.claims(pd.DataFrame(rows), source="simulated real", best="c", unet="a", resunet="b").set_index("section")
+    assert told.loc["section 5.3", "verdict"] == "holds"
+    assert told.loc["Table 1", "verdict"] == "does not hold"
+    phantom = qsm.claims(pd.DataFrame(rows), source="simulated phantom", best="c", unet="a", resunet="b").set_index(
+        "section"
+    )
+    assert phantom.loc["section 5.3", "verdict"] == "cannot be told here"
+
+
+# -- registration
+
+
+def test_preparing_a_map_for_registration(done):
+    row = qsm.find(done.data).iloc[0]
+    image, masks = qsm.read(row, qsm.label_values(done.data))
+    atlas = volumes.like(3 * volumes.array(image) + 1, image)
+    ready = volumes.array(register.prepare(image, masks["brain"], atlas, masks["brain"]))
+    inside = volumes.array(masks["brain"]) > 0
+    assert ready[inside].mean() == pytest.approx(volumes.array(atlas)[inside].mean(), abs=1e-4)
+    assert ready[inside].std() == pytest.approx(volumes.array(atlas)[inside].std(), rel=1e-3)
+    assert not ready[~inside].any()
+
+
+def test_registration_by_transform_raises_the_overlap(done, tmp_path):
+    native, values = done.data / "native" / "sub-001", qsm.label_values(done.data)
+    atlas_labels = volumes.load(done.data / "sub-001" / "labels.nii.gz")
+    moving = volumes.load(native / "labels_native.nii.gz")
+    moved = register.with_transform(
+        moving, register.read_transform(native / "native_to_atlas.txt"), atlas_labels, kind="label"
+    )
+    assert set(np.unique(volumes.array(moved))) <= set(np.unique(volumes.array(moving)))  # never blended
+    table = register.overlap(moving, moved, atlas_labels, values)
+    assert table["after"].mean() > table["before"].mean() + 0.1
+    (tmp_path / "t.txt").write_text("1 2 3\n")
+    with pytest.raises(ValueError, match="4 × 4 matrix is expected"):
+        register.read_transform(tmp_path / "t.txt")
+    with pytest.raises(FileNotFoundError, match="no such transform"):
+        register.read_transform(tmp_path / "none.txt")
+    with pytest.raises(ValueError, match="invertible"):
+        register.with_transform(moving, np.zeros((4, 4)), atlas_labels, kind="label")
+    with pytest.raises(ValueError, match="no registration is called 'bspline'"):
+        register.with_ants(moving, atlas_labels, {}, kind="bspline")
+
+
+# -- a user's own map
+
+
+def test_segment_keeps_the_grid_whatever_orientation_and_voxels(done, network, tmp_path):
+    row = qsm.find(done.data).iloc[0]
+    image = volumes.load(row["qsm"])
+    found = qsm.segment(row["qsm"], model=network, out=tmp_path, box=(48, 64, 48))
+    volumes.check_same_grid(found, image)
+    assert found.get_data_dtype() == np.uint8
+    assert set(np.unique(volumes.array(found))) <= set(range(6))
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        f"QSM_w_bg_{e}" for e in ("measures.csv", "overlay.png", "seg.nii.gz")
+    ]
+    turned = nib.Nifti1Image(volumes.array(image)[::-1].swapaxes(0, 2), image.affine @ np.array(
+        [[0, 0, -1, image.shape[0] - 1], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]]))  # fmt: skip
+    other = qsm.segment(turned, model=network, box=(48, 64, 48))
+    np.testing.assert_array_equal(volumes.array(volumes.canonical(other)), volumes.array(volumes.canonical(found)))
+
+
+def test_segment_takes_a_brain_mask_and_refuses_what_is_no_map(done, network):
+    row = qsm.find(done.data).iloc[0]
+    image, brain = volumes.load(row["qsm"]), volumes.load(row["brain_mask"])
+    found = qsm.segment(image, brain_mask=brain, model=network, box=(48, 64, 48))
+    assert found.shape == image.shape
+    with pytest.raises(ValueError, match="every voxel is 0"):
+        qsm.segment(volumes.like(np.zeros(image.shape, "f"), image), model=network)
+    with pytest.raises(ValueError, match="not one 3D map"):
+        qsm.segment(nib.Nifti1Image(np.indices((4, 4, 4, 2)).sum(0).astype("f"), np.eye(4)), model=network)
+    with pytest.raises(ValueError, match="no brain was found"):
+        qsm.segment(image, brain_mask=volumes.like(0 * volumes.array(brain), brain), model=network)
+    with pytest.raises(ValueError, match="different grids"):
+        qsm.segment(image, brain_mask=nib.Nifti1Image(volumes.array(brain), np.eye(4)), model=network)
+    with pytest.warns(UserWarning, match="unlike an adult's brain"):
+        qsm.segment(nib.Nifti1Image(volumes.array(image), np.diag([0.5, 0.5, 0.5, 1])), model=network, box=(16, 16, 16))
+
+
+def test_the_brain_is_found_in_masked_maps_and_in_maps_with_background(done):
+    from segkit import metrics
+
+    row = qsm.find(done.data).iloc[0]
+    image, brain = volumes.load(row["qsm"]), volumes.array(volumes.load(row["brain_mask"]))
+    masked = volumes.array(image) * brain
+    assert metrics.dice(brain, qsm.brain_of(masked, volumes.spacing(image))) > 0.97
+    assert metrics.dice(brain, qsm.brain_of(masked + 0.3, volumes.spacing(image))) > 0.97  # another zero
+    assert metrics.dice(brain, qsm.brain_of(volumes.array(image), volumes.spacing(image))) > 0.8
+
+
+def test_measures_by_hand():
+    data = np.zeros((10, 10, 10), np.uint8)
+    data[:2, 0, 0] = 1
+    data[5, 5, :5] = 4
+    chi = np.where(data == 4, 0.06, 0.01).astype("f")
+    affine = np.diag([1, 2, 2.5, 1])
+    table = qsm.measure(nib.Nifti1Image(data, affine), nib.Nifti1Image(chi, affine))
+    assert list(table.index) == list(qsm.LABELS)
+    assert table.loc["putamen", "volume_ml"] == pytest.approx(5 * 5 / 1000)
+    assert table.loc["putamen", "mean_ppm"] == pytest.approx(0.06)
+    assert table.loc["amygdala", "voxels"] == 2
+    assert np.isnan(table.loc["caudate", "mean_ppm"])
+    assert list(qsm.measure(nib.Nifti1Image(data, affine)).columns) == ["volume_ml", "voxels"]
+    with pytest.raises(ValueError, match="different grids"):
+        qsm.measure(nib.Nifti1Image(data, affine), nib.Nifti1Image(chi, np.eye(4)))
+
+
+def test_start_tells_phantoms_simulations_and_a_users_maps_apart(done, tmp_path):
+    assert done.source == "simulated phantom"
+    assert qsm.note_of(done) == qsm.layout.PHANTOM
+    maps = done.data  # as a user's own, without the mark
+    own = tmp_path / "own" / "s1"
+    own.mkdir(parents=True)
+    for name in ("QSM_w_bg", "QSM_brain_mask", "labels"):
+        (own / f"{name}.nii.gz").write_bytes((maps / "sub-001" / f"{name}.nii.gz").read_bytes())
+    run = qsm.start("smoke", data=tmp_path / "own", results=tmp_path / "r")
+    assert run.source == "real"
+    assert qsm.start("smoke", data=tmp_path / "own", results=tmp_path / "r", show_real=True).source is None
+    with pytest.raises(ValueError, match="no profile is called"):
+        qsm.start("fast")
