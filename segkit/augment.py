@@ -15,7 +15,16 @@ Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.nda
 
 
 def slices(
-    *, flips: tuple[int, ...] = (0, 1), rotate: float = 15, scale: float = 0.1, gain: float = 0.1, noise: float = 0.0
+    *,
+    flips: tuple[int, ...] = (0, 1),
+    rotate: float = 15,
+    scale: float = 0.1,
+    bend: float = 0.0,
+    gain: float = 0.1,
+    gamma: float = 0.0,
+    noise: float = 0.0,
+    blur: float = 0.0,
+    sequences: int = 1,
 ) -> Transform:
     """Random flips, one affine map and a change of brightness and contrast for 2D images.
 
@@ -24,11 +33,19 @@ def slices(
     flips : axes
         Array axes that may be flipped (each with probability ½).
     rotate, scale : float
-        Largest angle in degrees, largest relative change of size; applied to three images in four.
+        Largest angle in degrees, largest relative change of size along each axis; applied to three images in four.
+    bend : float
+        Standard deviation in pixels of a displacement that changes over some 8 pixels; applied to three images in ten.
     gain : float
         Largest relative change of contrast, and of brightness in units of the image's own scale.
+    gamma : float
+        Largest relative change of the exponent of intensities, between the image's own ends; three in ten.
     noise : float
         Largest standard deviation of added Gaussian noise.
+    blur : float
+        Largest standard deviation in pixels of a Gaussian; two in ten.
+    sequences : int
+        Channels c, c + sequences, c + 2 · sequences, … are one MR sequence; intensities of each change by themselves.
     """
     steps = [
         step for axis, step in ((0, albumentations.VerticalFlip), (1, albumentations.HorizontalFlip)) if axis in flips
@@ -41,16 +58,45 @@ def slices(
                 mask_interpolation=cv2.INTER_NEAREST, border_mode=cv2.BORDER_REPLICATE, p=0.75,
             )
         )  # fmt: skip
+    if bend:
+        sigma = 8.0  # uniform numbers in ±1, smoothed by it, have a standard deviation of 1 / (2 √(3 π) · 8)
+        alpha = bend * 2 * np.sqrt(3 * np.pi) * sigma
+        moves.append(
+            albumentations.ElasticTransform(
+                alpha=alpha, sigma=sigma, interpolation=cv2.INTER_LINEAR, mask_interpolation=cv2.INTER_NEAREST,
+                border_mode=cv2.BORDER_REPLICATE, noise_distribution="uniform", p=0.3,
+            )
+        )  # fmt: skip
     compose = albumentations.Compose(moves)
 
     def transform(image, label, rng):
         compose.set_random_seed(int(rng.integers(2**31)))
         out = compose(image=np.ascontiguousarray(image, dtype=np.float32), mask=np.ascontiguousarray(label))
         image, label = out["image"].reshape(image.shape), out["mask"]
-        return _intensities(image, rng, gain, noise), label
+        if sequences == 1 and not gamma and not blur:
+            return _intensities(image, rng, gain, noise), label
+        image = image.astype(np.float32)
+        for first in range(sequences):
+            part = np.ascontiguousarray(image[..., first::sequences])
+            if gamma and rng.random() < 0.3:
+                part = _gamma(part, rng.uniform(1 - gamma, 1 + gamma))
+            if blur and rng.random() < 0.2:
+                part = cv2.GaussianBlur(part, (0, 0), rng.uniform(0.1, blur)).reshape(part.shape)
+            image[..., first::sequences] = _intensities(part, rng, gain, noise)
+        return image, label
 
     transform.settings = {"flips": list(flips), "rotate": rotate, "scale": scale, "gain": gain, "noise": noise}
+    further = {"bend": bend, "gamma": gamma, "blur": blur}
+    transform.settings |= {k: v for k, v in further.items() if v} | ({"sequences": sequences} if sequences > 1 else {})
     return transform
+
+
+def _gamma(image: np.ndarray, exponent: float) -> np.ndarray:
+    """Intensities between the image's own ends to the power of ``exponent``."""
+    low, high = float(image.min()), float(image.max())
+    if high <= low:
+        return image
+    return ((image - low) / (high - low)) ** np.float32(exponent) * np.float32(high - low) + np.float32(low)
 
 
 def volumes(

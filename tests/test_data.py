@@ -282,3 +282,47 @@ def test_patches_bring_their_surroundings(rng):
     np.testing.assert_array_equal(both[1][1], plain[1][1])
     assert both.describe()["context"] is True
     assert "context" not in plain.describe()
+
+
+def ramp(n=64):
+    """An image whose two channels are its own coordinates."""
+    return np.ascontiguousarray(np.moveaxis(np.indices((n, n)), 0, -1).astype("f"))
+
+
+def test_bending_moves_pixels_by_the_deviation_asked_for():
+    move = augment.slices(flips=(), rotate=0, scale=0, gain=0, bend=1.5)
+    away = []
+    for seed in range(80):
+        moved, _ = move(ramp(128), np.zeros((128, 128), "u1"), np.random.default_rng(seed))
+        away.append((moved - ramp(128))[24:-24, 24:-24].std())
+    bent = [a for a in away if a > 0]
+    assert 0.15 < len(bent) / 80 < 0.45
+    assert np.mean(bent) == pytest.approx(1.5, rel=0.25)
+
+
+def test_sequences_change_by_themselves_and_neighbouring_slices_together(rng):
+    """Channels 0, 2 are one sequence, 1, 3 another: brightness differs between them, not within."""
+    plain = np.repeat(rng.normal(size=(16, 16, 1)).astype("f"), 4, axis=2)
+    change = augment.slices(flips=(), rotate=0, scale=0, gain=0.3, gamma=0.3, blur=1.0, sequences=2)
+    differ = 0
+    for seed in range(20):
+        image, label = change(plain, np.zeros((16, 16), "u1"), np.random.default_rng(seed))
+        np.testing.assert_allclose(image[..., 0], image[..., 2], atol=1e-5)
+        np.testing.assert_allclose(image[..., 1], image[..., 3], atol=1e-5)
+        differ += np.abs(image[..., 0] - image[..., 1]).max() > 0.01
+        assert label.sum() == 0
+        assert image.dtype == np.float32
+    assert differ >= 19
+
+
+def test_gamma_keeps_the_ends_of_an_image(rng):
+    change = augment.slices(flips=(), rotate=0, scale=0, gain=0, gamma=0.5)
+    x = rng.normal(size=(16, 16, 1)).astype("f")
+    changed = 0
+    for seed in range(30):
+        y, _ = change(x, np.zeros((16, 16), "u1"), np.random.default_rng(seed))
+        assert y.min() == pytest.approx(x.min(), abs=1e-4)
+        assert y.max() == pytest.approx(x.max(), abs=1e-4)
+        assert (np.argsort(y.ravel()) == np.argsort(x.ravel())).mean() > 0.95
+        changed += np.abs(y - x).max() > 1e-3
+    assert 3 <= changed <= 18
