@@ -49,7 +49,7 @@ def thresholds(
             f"grey ≥ {level:.2f}, Dice {metrics.dice(truth, grey >= level):.3f}",
         )
         for ax, picture, name in zip(row, pictures, names, strict=True):
-            _draw(ax, picture, None, aspect, None)
+            _draw(ax, picture, None, aspect, None, None)
             ax.set_title(name, fontsize=8)
         for mask_, colour in ((truth != 0, TRUTH), (mask, FOUND)):
             if mask_.any() and not mask_.all():

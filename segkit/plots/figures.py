@@ -34,9 +34,13 @@ def panels(
     title: str = "",
     aspect: float = 1.0,
     columns: int = 4,
+    vmin: float | None = None,
     vmax: float | None = None,
 ) -> Figure:
-    """A grid of 2D arrays (first axis to the right, second axis up), each titled by its key, masks laid over by key."""
+    """A grid of 2D arrays (first axis to the right, second axis up), each titled by its key, masks laid over by key.
+
+    ``vmin`` and ``vmax`` are the grey values of black and white, by default each array's own.
+    """
     if hidden(source):
         return _card(title or "panels")
     masks = masks or {}
@@ -49,7 +53,7 @@ def panels(
     for ax in axes[len(images) :]:
         ax.remove()
     for ax, (name, image) in zip(axes, images.items(), strict=False):
-        _draw(ax, image, masks.get(name), aspect, vmax)
+        _draw(ax, image, masks.get(name), aspect, vmin, vmax)
         ax.set_title(name, fontsize=9)
     return _headed(figure, title, source)
 
@@ -62,8 +66,13 @@ def three_planes(
     title: str = "",
     source: str | None = None,
     at: Sequence[int] | None = None,
+    window: tuple[float, float] | None = None,
+    colours: Sequence[str] | None = None,
 ) -> Figure:
-    """Sagittal, coronal and axial slice through voxel ``at`` (of the RAS+ image; default the mask's centre), in true proportion."""
+    """Sagittal, coronal and axial slice through voxel ``at`` (of the RAS+ image; default the mask's centre), in true proportion.
+
+    ``window`` holds the values of black and white; ``colours`` those of mask values 1, 2, … (default :data:`LABELS`).
+    """
     if hidden(source):
         return _card(title or "three planes")
     image = volumes.canonical(image)
@@ -77,7 +86,7 @@ def three_planes(
     box = tuple(slice(s, s + n) for s, n in zip(start, size, strict=True))
     spacing = volumes.spacing(image)
     figure = Figure(figsize=(9.5, 3.6), layout="constrained")
-    vmax = float(np.percentile(data[data > 0], 99.5)) if (data > 0).any() else 1.0
+    vmin, vmax = window or (None, float(np.percentile(data[data > 0], 99.5)) if (data > 0).any() else 1.0)
     for axis, (ax, name) in enumerate(zip(figure.subplots(1, 3), ("sagittal", "coronal", "axial"), strict=True)):
         a, b = [i for i in range(3) if i != axis]
         cut = np.take(data, at[axis], axis=axis)[box[a], box[b]]
@@ -86,12 +95,15 @@ def three_planes(
             cut,
             None if over is None else np.take(over, at[axis], axis=axis)[box[a], box[b]],
             spacing[b] / spacing[a],
+            vmin,
             vmax,
+            colours or LABELS,
         )
         ax.set_title(name, fontsize=9)
     if labels:
         handles = [
-            figure.axes[0].plot([], [], "s", color=LABELS[(v - 1) % len(LABELS)], label=k)[0] for k, v in labels.items()
+            figure.axes[0].plot([], [], "s", color=(colours or LABELS)[(v - 1) % len(colours or LABELS)], label=k)[0]
+            for k, v in labels.items()
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
     return _headed(figure, title, source)
@@ -203,7 +215,7 @@ def contours(
     for ax in axes[len(slices) :]:
         ax.remove()
     for ax, k in zip(axes, slices, strict=False):
-        _draw(ax, image[k], None, aspect, vmax)
+        _draw(ax, image[k], None, aspect, None, vmax)
         for mask, colour in zip((true[k], found[k]), colours, strict=True):
             if mask.any():
                 ax.contour(mask.T, [0.5], colors=colour, linewidths=0.8)
@@ -240,11 +252,15 @@ def agreement(
     return _headed(figure, title, source)
 
 
-def _draw(ax, image: np.ndarray, mask: np.ndarray | None, aspect: float, vmax: float | None) -> None:
-    ax.imshow(np.asarray(image).T, origin="lower", cmap="gray", aspect=aspect, vmax=vmax, interpolation="nearest")
+def _draw(
+    ax, image: np.ndarray, mask: np.ndarray | None, aspect: float, vmin, vmax, colours: Sequence[str] = LABELS
+) -> None:
+    ax.imshow(
+        np.asarray(image).T, origin="lower", cmap="gray", aspect=aspect, vmin=vmin, vmax=vmax, interpolation="nearest"
+    )
     if mask is not None and np.any(mask):
         shown = np.ma.masked_equal(np.asarray(mask).T, 0)
-        ax.imshow(shown, origin="lower", cmap=ListedColormap(LABELS), vmin=1, vmax=len(LABELS), aspect=aspect, alpha=0.55,
+        ax.imshow(shown, origin="lower", cmap=ListedColormap(colours), vmin=1, vmax=len(colours), aspect=aspect, alpha=0.55,
                   interpolation="nearest")  # fmt: skip
     ax.set_xticks([])
     ax.set_yticks([])

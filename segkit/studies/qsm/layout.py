@@ -60,8 +60,8 @@ PROFILES = {
         compared=("qsm_unet3d", "qsm_double_branch"),
     ),
     "quick": Profile(
-        "quick", {"subjects": 10}, coarse=4, dims=(128, 64), dim=128, subjects=10, minutes=1.5, filters=(16, 32, 64),
-        fine=128, stem=1, box=(48, 56, 48), steps=25, batch_size=1, cell_minutes=0.5, compared=("qsm_unet3d", "qsm_resunet3d"),
+        "quick", {"subjects": 10}, coarse=4, dims=(128, 64), dim=128, subjects=10, minutes=0.8, filters=(16, 32, 64),
+        fine=128, stem=1, box=(48, 56, 48), steps=25, batch_size=1, cell_minutes=0.4, compared=("qsm_unet3d", "qsm_resunet3d"),
     ),
     "full": Profile(
         "full", None, coarse=2, dims=(256, 128, 64), dim=128, subjects=40, minutes=120, batch_size=2, cell_minutes=25, brain_minutes=15,
