@@ -139,6 +139,11 @@ class Slices(Samples):
         ``keep(label_slice) -> bool``: which slices take part.
     foreground : float, optional
         Share of samples drawn at random from the slices with foreground; the others come in turn from all slices.
+    image_in_target : bool
+        Add the slice's own first channel to the target, behind the label's: for losses that mask the image
+        (:class:`segkit.content.Content`).
+    soft : (float, float), optional
+        Values that stand for 0 and 1 in the target's label.
     """
 
     def __init__(
@@ -149,9 +154,12 @@ class Slices(Samples):
         neighbours: int = 0,
         keep=None,
         foreground: float | None = None,
+        image_in_target: bool = False,
+        soft: tuple[float, float] | None = None,
         **settings,
     ):
         self.axis, self.neighbours, self.foreground = axis, neighbours, foreground
+        self.image_in_target, self.soft = image_in_target, soft
         _check_pairs(volumes)
         self.volumes = {s: (np.moveaxis(i, axis, 0), np.moveaxis(m, axis, 0)) for s, (i, m) in volumes.items()}
         shapes = {image.shape[1:] for image, _ in self.volumes.values()}
@@ -174,12 +182,25 @@ class Slices(Samples):
         image, label = self.volumes[subject]
         return stack_neighbours(image, k, self.neighbours), label[k]
 
+    def __getitem__(self, step):
+        images, target = super().__getitem__(step)
+        if self.soft is not None:
+            target = np.float32(self.soft[0]) + np.float32(self.soft[1] - self.soft[0]) * target
+        if self.image_in_target:
+            own = self.neighbours * images.shape[-1] // (2 * self.neighbours + 1)
+            target = np.concatenate([target, images[..., own : own + 1]], axis=-1)
+        return images, target
+
     def _contents(self):
         return [part for subject in sorted(self.volumes) for part in self.volumes[subject]]
 
     def _settings(self):
-        drawn = {} if self.foreground is None else {"foreground": self.foreground}
-        return {"axis": self.axis, "neighbours": self.neighbours} | drawn
+        further = {
+            "foreground": self.foreground,
+            "image_in_target": self.image_in_target or None,
+            "soft": self.soft and list(self.soft),
+        }
+        return {"axis": self.axis, "neighbours": self.neighbours} | {k: v for k, v in further.items() if v is not None}
 
 
 class Patches(Samples):

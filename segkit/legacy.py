@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
+import cc3d
 import cv2
 import edt
 import numpy as np
@@ -284,3 +285,28 @@ def qsm_patch_hausdorff(truth: np.ndarray, prediction: np.ndarray, *, patch: int
 def _qsm_patches(array: np.ndarray, patch: int) -> np.ndarray:
     size = tuple(min(patch, n) for n in array.shape)
     return patches.patchify(array, size).reshape(-1, *size)
+
+
+def wmh_old_f1(truth: np.ndarray, prediction: np.ndarray) -> float:
+    """Lesion F1 of the WMH challenge's script before August 2017: its precision counted *detected truth lesions* over detections.
+
+    One detection that covers several lesions gives a "precision" above 1; nan where nothing is in the truth or found.
+
+    References
+    ----------
+    The 2017 WMH challenge's evaluation.py as spread with wmh_ibbmTum; mended 2017-08-11.
+    """
+    t, n = cc3d.connected_components(np.asarray(truth) == 1, connectivity=26, return_N=True)
+    found = (np.asarray(prediction) > 0) & (np.asarray(truth) != 2)
+    _, m = cc3d.connected_components(found, connectivity=26, return_N=True)
+    if not n or not m:
+        return float("nan")
+    detected = np.setdiff1d(np.unique(t[found]), 0).size
+    recall, precision = detected / n, detected / m
+    return float(2 * recall * precision / (recall + precision)) if detected else 0.0
+
+
+def wmh_positive_class_density(truth: np.ndarray) -> float:
+    """Positive class density in per cent: 100 · positives / voxels of the volume (WMH report, section 3.2.3)."""
+    truth = np.asarray(truth)
+    return float(100 * np.count_nonzero(truth == 1) / truth.size)

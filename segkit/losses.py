@@ -13,6 +13,8 @@ in float32. ``get(name, **settings)`` finds any of them by name.
 import keras
 from keras import ops
 
+from segkit.content import Content
+
 
 @keras.saving.register_keras_serializable("segkit")
 class WeightedCrossEntropy(keras.losses.Loss):
@@ -230,6 +232,7 @@ _BY_NAME = {
     "tversky": Tversky,
     "focal_tversky": FocalTversky,
     "cross_entropy_dice": CrossEntropyDice,
+    "content": Content,
 }
 
 

@@ -326,3 +326,17 @@ def test_gamma_keeps_the_ends_of_an_image(rng):
         assert (np.argsort(y.ravel()) == np.argsort(x.ravel())).mean() > 0.95
         changed += np.abs(y - x).max() > 1e-3
     assert 3 <= changed <= 18
+
+
+def test_slices_bring_their_own_image_and_soft_labels_in_the_target(rng):
+    image = rng.random((6, 6, 5)).astype("f")
+    label = rng.integers(0, 2, (6, 6, 5)).astype("u1")
+    settings = {"classes": 1, "batch_size": 5, "neighbours": 1, "shuffle": False}
+    plain = data.Slices({"a": (image, label)}, **settings)
+    both = data.Slices({"a": (image, label)}, image_in_target=True, soft=(0.1, 0.9), **settings)
+    x, y = both[0]
+    np.testing.assert_array_equal(x, plain[0][0])
+    np.testing.assert_allclose(y[..., 0], 0.1 + 0.8 * plain[0][1][..., 0], atol=1e-6)
+    np.testing.assert_array_equal(y[..., 1], np.moveaxis(image, 2, 0))  # the middle slice, not a neighbour
+    assert both.describe()["soft"] == [0.1, 0.9]
+    assert "soft" not in plain.describe()

@@ -179,3 +179,34 @@ def test_lgg_order_is_by_the_numbers_text_of_all_patients():
 def test_lgg_soft_dice_by_hand():
     assert legacy.lgg_soft_dice([1, 1, 0], [0.5, 0, 0.25]) == pytest.approx((2 * 0.5 + 0.1) / (2 + 0.75 + 0.1))
     assert legacy.lgg_soft_dice([0], [0]) == 1
+
+
+# -- WMH
+
+
+def test_the_old_lesion_f1_by_hand():
+    truth, found = np.zeros((9, 9, 1), int), np.zeros((9, 9, 1), int)
+    truth[0:2, 0:2] = 1
+    truth[0:2, 4:6] = 1
+    truth[6, 6] = 1
+    found[0:2, 0:6] = 1  # one detection over two lesions
+    # recall 2/3; its "precision" is two detected lesions over one detection
+    assert legacy.wmh_old_f1(truth, found) == pytest.approx(2 * (2 / 3) * 2 / (2 / 3 + 2))
+    assert metrics.wmh_challenge(truth, found, spacing_mm=(1, 1, 1))["f1"] == pytest.approx(2 * (2 / 3) / (2 / 3 + 1))
+    found[8, 0] = 1  # a false positive
+    assert legacy.wmh_old_f1(truth, found) == pytest.approx(2 * (2 / 3) * 1 / (2 / 3 + 1))
+    assert np.isnan(legacy.wmh_old_f1(0 * truth, found))
+    assert np.isnan(legacy.wmh_old_f1(truth, 0 * found))
+    other = truth.copy()
+    other[8, 0] = 2  # other pathology: not counted as found
+    assert legacy.wmh_old_f1(other, found) == pytest.approx(2 * (2 / 3) * 2 / (2 / 3 + 2))
+    missed = np.zeros_like(truth)
+    missed[8, 8] = 1
+    assert legacy.wmh_old_f1(truth, missed) == 0
+
+
+def test_positive_class_density_by_hand():
+    truth = np.zeros((10, 10, 10), int)
+    truth[0, 0, :5] = 1
+    truth[1, 1, 1] = 2
+    assert legacy.wmh_positive_class_density(truth) == pytest.approx(0.5)

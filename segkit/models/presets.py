@@ -3,6 +3,7 @@
 import keras
 
 from segkit.models.bunet import bunet
+from segkit.models.dense import dense_generator
 from segkit.models.double_branch import double_branch
 from segkit.models.pretrained import backbone_unet, resnet50_unet
 from segkit.models.unet import unet
@@ -45,6 +46,7 @@ _PRESETS = {
     "atrium_unet3d": (unet, _ATRIUM | {
         "filters": (16, 32, 64, 128), "input_shape": (None, None, None, 1), "normalization": "instance", "head": "sigmoid",
     }),
+    "wmh_generator": (dense_generator, {}),
     "lgg_unet": (unet, _LGG | {"filters": (64, 128, 256, 512), "upsampling": "linear"}),
     "lgg_bunet": (bunet, {}),
     "lgg_resnet50_unet": (resnet50_unet, {}),

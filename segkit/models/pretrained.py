@@ -6,7 +6,7 @@ be remembered. Backbones of segmentation-models take what its own ``get_preproce
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
@@ -14,6 +14,7 @@ import numpy as np
 from keras import layers
 
 from segkit.models import blocks
+from segkit.models import weights as stored
 
 STAGES = ((64, 256, 3), (128, 512, 4), (256, 1024, 6))  # inner channels, outer channels, blocks of conv2 … conv4
 CAFFE_SCALE = 58.0  # grey levels a standard deviation of natural images, for weights that expect 0 … 255
@@ -134,14 +135,11 @@ def load_encoder(model: keras.Model, weights: str | os.PathLike, *, caffe: bool 
     ValueError
         For a file without a layer of this network, or with another shape (names it).
     """
+    found, source = stored.read(weights, "ResNet50")
     if weights == "imagenet":
-        found, source, caffe = _download(), "ImageNet (Keras)", True
-    else:
-        path = Path(weights)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file of weights; give Keras's .h5, an .npz, or weights=None")
-        found = _read_npz(path) if path.suffix == ".npz" else _read_h5(path)
-        caffe, source = path.suffix != ".npz" if caffe is None else caffe, path.name
+        caffe = True
+    elif caffe is None:
+        caffe = Path(weights).suffix != ".npz"
     used, stages = 0, set()
     for layer in model.layers:
         if not layer.weights or layer.name not in found:
@@ -223,50 +221,3 @@ def _spread_colours(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if value.ndim != 4 or value.shape[2] != 3:
         raise ValueError(f"a weight of shape {value.shape} cannot be fitted to {shape}")
     return np.repeat(value.mean(axis=2, keepdims=True), shape[2], axis=2) * np.float32(3 / shape[2])
-
-
-def _download() -> dict[str, dict[str, np.ndarray]]:
-    try:
-        source = keras.applications.ResNet50(weights="imagenet", include_top=False)
-    except Exception as error:  # Keras raises a plain Exception where the connection fails
-        raise OSError(
-            f"ImageNet weights could not be downloaded ({error}); give weights= a local .h5 or .npz, or None for a random start"
-        ) from None
-    return {
-        layer.name: {v.path.rsplit("/", 1)[-1]: np.asarray(v) for v in layer.weights}
-        for layer in source.layers
-        if layer.weights
-    }
-
-
-def _read_npz(path: Path) -> Mapping[str, dict[str, np.ndarray]]:
-    found: dict[str, dict[str, np.ndarray]] = {}
-    with np.load(path, allow_pickle=False) as part:
-        for key in part.files:
-            layer, _, variable = key.partition("/")
-            found.setdefault(layer, {})[variable] = part[key]
-    return found
-
-
-def _read_h5(path: Path) -> Mapping[str, dict[str, np.ndarray]]:
-    import h5py
-
-    found: dict[str, dict[str, np.ndarray]] = {}
-    try:
-        with h5py.File(path) as file:
-            root = file.get("model_weights", file)
-
-            def take(name, item):
-                if isinstance(item, h5py.Dataset):
-                    found.setdefault(name.split("/")[0], {})[name.rsplit("/", 1)[-1].removesuffix(":0")] = np.asarray(
-                        item
-                    )
-
-            root.visititems(take)
-        if "layers" in found or "layers" in file:
-            raise ValueError(
-                f"{path}: is in Keras 3's own .weights.h5 format, which has no layer names; give the .h5 of keras.applications, or an .npz"
-            )
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read as HDF5 ({error}); download it again, or give an .npz") from None
-    return found
