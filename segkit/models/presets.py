@@ -47,6 +47,11 @@ _PRESETS = {
         "filters": (16, 32, 64, 128), "input_shape": (None, None, None, 1), "normalization": "instance", "head": "sigmoid",
     }),
     "wmh_generator": (dense_generator, {}),
+    # ours: single slices of 1 mm, brain-extracted
+    "wmh_unet_slices": (unet, {
+        "input_shape": (None, None, 1), "classes": 1, "filters": (32, 64, 128, 256), "convs": 2, "bias": False, "normalization": "batch",
+        "upsampling": "transpose", "stem": 2, "head": "sigmoid",
+    }),
     "lgg_unet": (unet, _LGG | {"filters": (64, 128, 256, 512), "upsampling": "linear"}),
     "lgg_bunet": (bunet, {}),
     "lgg_resnet50_unet": (resnet50_unet, {}),

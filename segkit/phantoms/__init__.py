@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segkit import files
 
-STUDIES = ("atrium", "ibsr", "lgg", "qsm")
+STUDIES = ("atrium", "ibsr", "lgg", "qsm", "wmh")
 MARK = "phantom.json"
 
 

@@ -1,0 +1,237 @@
+"""Long runs, in cells that resume: losses × seeds, features, the full-size net, the recipe, a few real scans.
+
+    python -m segkit.studies.wmh.experiments losses --features FILE --real DIR     six losses, three seeds, on phantoms
+    python -m segkit.studies.wmh.experiments features --features FILE --real DIR   ImageNet against random, reductions, pools
+    python -m segkit.studies.wmh.experiments full_net --features FILE              the 12.1 M generator at 224² for one cell
+    python -m segkit.studies.wmh.experiments recipe --brains DIR --real DIR        ours, on phantoms alone; scored on real scans
+    python -m segkit.studies.wmh.experiments finetune --real DIR                   the same network, three real scans more
+
+``--real`` holds ``openms`` (for tuning) and ``clinical`` (scored once a recipe); ``--brains`` FreeSurfer label maps. Each cell ends with
+rows of a CSV in ``tables/``; what is there is not run again.
+"""
+
+import argparse
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from segkit import models
+from segkit.studies import common
+from segkit.studies.wmh.layout import RELEASED, SIZE, find, split, start
+from segkit.studies.wmh.networks import make_anatomies, predict, predict_recipe, train, train_recipe
+from segkit.studies.wmh.steps import downsample, standardise
+from segkit.studies.wmh.tables import evaluate, result_as_method, threshold_as_method
+
+SETS = {"test": "internal", "external": "external"}
+TUNED_ON, HELD_OUT = "openms", "clinical"
+THRESHOLD_K = 1.35  # of the intensity baseline: the best fixed multiple on ``openms``
+
+
+def prepare(run: common.Run, *, size: int | None = None) -> None:
+    """Do what 01 and 02 do, for the subjects whose files are not there."""
+    table, size = find(run.data), size or run.profile.size
+    left = [s for s in table.index if not (run.results / "downsampled" / f"{s}.npz").is_file()]
+    if left:
+        standardise(table.loc[left], run.results)
+        downsample(left, run.results, size=size)
+
+
+def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epochs: int | None = None) -> str:
+    """What a row was made with; the last word changes with the profile and the subjects."""
+    budget = f"{minutes:g} minutes" if minutes else f"{epochs} epochs"
+    mark = hashlib.sha256(repr((run.profile, list(find(run.data).index))).encode()).hexdigest()[:6]
+    return f"{what}, {budget}, {run.profile.size}², settings {mark}"
+
+
+def losses_table(
+    run: common.Run,
+    *,
+    features: str = "imagenet",
+    real: Path | None = None,
+    losses: Sequence[str] | None = None,
+    verbose=2,
+) -> pd.DataFrame:
+    """Each loss and seed on the phantoms, tested on the same centres, an unseen one and real scans: ``tables/losses.csv``."""
+    profile = run.profile
+    cells = [{"loss": loss, "seed": seed, "features": features, "pools": 2, "reduction": "concatenated", "soft": True}
+             for loss in (losses or profile.losses) for seed in profile.seeds]  # fmt: skip
+    return _cells(run, "losses", cells, real, verbose)
+
+
+def features_table(run: common.Run, *, features: str = "imagenet", real: Path | None = None, verbose=2) -> pd.DataFrame:
+    """The content loss with random features, per layer, with one and three pools, and with hard targets: ``tables/features.csv``."""
+    plain = {
+        "loss": "content",
+        "seed": run.seed,
+        "features": features,
+        "pools": 2,
+        "reduction": "concatenated",
+        "soft": True,
+    }
+    changes: list[dict] = [
+        {},
+        {"features": "random"},
+        {"reduction": "per_layer"},
+        {"pools": 1},
+        {"pools": 3},
+        {"soft": False},
+    ]
+    return _cells(run, "features", [plain | change for change in changes], real, verbose)
+
+
+def _cells(run: common.Run, what: str, cells: Sequence[dict], real: Path | None, verbose) -> pd.DataFrame:
+    from segkit import content
+
+    profile, table = run.profile, find(run.data)
+    recipe = recipe_of(run, "generator", minutes=profile.minutes, epochs=profile.epochs)
+    path, parts = run.results / "tables" / f"{what}.csv", split(table)
+    done = common.read_rows(path, recipe)
+    for cell in cells:
+        said = cell | {"features": content.source_of(cell["features"]) if "content" in cell["loss"] else "none"}
+        if len(done) and (done[list(said)] == pd.Series(said)).all(axis=1).any():
+            continue
+        words = (cell["loss"], f"seed{cell['seed']}", said["features"].split(".")[0], cell["pools"], cell["reduction"])
+        name = "_".join(map(str, (*words, "soft" if cell["soft"] else "hard")))
+        model, history = train(run, parts, name=name, verbose=verbose, **cell)
+        method = {cell["loss"]: functools.partial(predict, model, size=profile.size)}
+        scores = [
+            evaluate(method, table, parts[side], legacy_size=SIZE).assign(set=named)
+            for side, named in SETS.items()
+            if parts[side]
+        ]
+        if real is not None:
+            other = find(real)
+            scores.append(evaluate(method, other, list(other.index), legacy_size=SIZE).assign(set="real"))
+        rows = pd.concat(scores).assign(**said, steps=int(history["iterations"].iloc[-1]), recipe=recipe)
+        done = common.add_rows(path, done, rows)
+    return done
+
+
+def full_net(run: common.Run, *, features: str = "imagenet", minutes: float | None = None, verbose=2) -> pd.DataFrame:
+    """The report's own generator at 224² with the content loss, for one cell: ``tables/full_net.csv``."""
+    whole = dataclasses.replace(run.profile, size=SIZE, filters=None, minutes=minutes or run.profile.minutes)
+    large = dataclasses.replace(run, profile=whole, results=run.results / "full_net")
+    prepare(large, size=SIZE)
+    path, table = run.results / "tables" / "full_net.csv", find(run.data)
+    recipe = recipe_of(large, "12.1 M generator, content", minutes=whole.minutes, epochs=whole.epochs)
+    done = common.read_rows(path, recipe)
+    if not len(done):
+        parts = split(table)
+        model, history = train(large, parts, loss="content", features=features, name="content", verbose=verbose)
+        scores = evaluate(
+            {"content": functools.partial(predict, model, size=SIZE)}, table, parts["test"] + parts["external"]
+        )
+        done = common.add_rows(path, done, scores.assign(steps=int(history["iterations"].iloc[-1]), recipe=recipe))
+    return done
+
+
+def anatomies(run: common.Run, brains: Path | None) -> tuple[Path, list[str]]:
+    """Folder and names of the anatomies that the recipe learns from; made where they are not there."""
+    folder = run.results / "padded" / f"anatomies_{'mni' if brains is None else brains.name}"
+    return folder, make_anatomies(
+        folder, run.profile.recipe_subjects, seed=run.seed, coarse=float(run.profile.coarse), brains=brains
+    )
+
+
+def recipe(run: common.Run, *, brains: Path | None = None, real: Path | None = None, verbose=2) -> pd.DataFrame:
+    """Ours on phantoms alone, and what stands beside it on the real scans: ``tables/real.csv``."""
+    profile = run.profile
+    named = recipe_of(run, f"{RELEASED}, anatomy {'MNI152' if brains is None else brains.name}", minutes=profile.recipe_minutes,
+                      epochs=profile.recipe_epochs)  # fmt: skip
+    path = run.results / "tables" / "real.csv"
+    done = common.read_rows(path, named)
+    if not len(done):
+        model, _ = train_recipe(run, *anatomies(run, brains), verbose=verbose)
+        done = common.add_rows(
+            path, done, score_real({RELEASED: functools.partial(predict_recipe, model)}, real).assign(recipe=named)
+        )
+    return done
+
+
+def score_real(methods: dict, real: Path | None) -> pd.DataFrame:
+    """Scores of ``methods``, of a fixed intensity threshold and of published results on the real scans at hand."""
+    if real is None:
+        return pd.DataFrame()
+    table = find(real)
+    known = list(table.index[table["mask"].notna()])
+    methods = methods | {"intensity threshold": functools.partial(threshold_as_method, k=THRESHOLD_K)}
+    parts = [evaluate(methods, table, known)]
+    parts += [result_as_method(table, s) for s in known if table.loc[s, "result"] is not None]
+    return pd.concat(parts, ignore_index=True)
+
+
+def finetune(run: common.Run, *, real: Path, epochs: int = 10, verbose=2) -> pd.DataFrame:
+    """The recipe's network trained on with the ``openms`` scans, scored on the others: ``tables/finetune.csv``."""
+    import keras
+
+    from segkit import augment, data, losses, training, volumes
+    from segkit.studies.wmh.layout import read
+    from segkit.studies.wmh.networks import SPACING_MM, zscore_slice
+
+    path, table = run.results / "tables" / "finetune.csv", find(real)
+    named = recipe_of(run, f"{RELEASED} and {TUNED_ON}", epochs=epochs)
+    done = common.read_rows(path, named)
+    if len(done):
+        return done
+    keras.utils.set_random_seed(run.seed)
+    model = models.load(common.need(run.results / "runs" / RELEASED / "best.keras", "experiments recipe"))
+    known = {}
+    for subject in table.index[table["centre"] == TUNED_ON]:
+        image, mask = (volumes.resample(i, spacing_mm=(SPACING_MM, SPACING_MM, volumes.spacing(i)[2]), kind=k)
+                       for i, k in zip(read(table.loc[subject]), ("image", "label"), strict=True))  # fmt: skip
+        side = [-(-n // 16) * 16 for n in image.shape[:2]]
+        square, truth = (volumes.array(volumes.pad(i, (*side, i.shape[2]))) for i in (image, mask))
+        ready = np.stack([zscore_slice(square[..., k]) for k in range(square.shape[2])], axis=-1)
+        known[subject] = ready, (truth == 1).astype(np.uint8)
+    moves = augment.slices(flips=(0,), rotate=15, scale=0.15, bend=1.0, gain=0.2, gamma=0.2, noise=0.1)
+    chosen = data.Slices(known, classes=1, batch_size=run.profile.batch_size, seed=run.seed, augment=moves, foreground=0.7,
+                         steps=run.profile.steps)  # fmt: skip
+    training.fit(
+        model, chosen, None, run=run.results / "runs" / f"{RELEASED}_finetuned", loss=losses.get("cross_entropy_dice"), epochs=epochs,
+        optimizer={"class_name": "adamw", "config": {"weight_decay": 1e-3, "clipnorm": 1.0}}, learning_rate=3e-4, schedule="cosine",
+        ema=0.99, seed=run.seed, bfloat16=True, verbose=verbose,
+    )  # fmt: skip
+    rest = list(table.index[(table["centre"] != TUNED_ON) & table["mask"].notna()])
+    scores = evaluate({f"{RELEASED}, fine-tuned": functools.partial(predict_recipe, model)}, table, rest)
+    return common.add_rows(path, done, scores.assign(recipe=named))
+
+
+WHAT = {
+    "losses": losses_table,
+    "features": features_table,
+    "full_net": full_net,
+    "recipe": recipe,
+    "finetune": finetune,
+}
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Long runs of the WMH study, in cells that resume.")
+    parser.add_argument("what", choices=sorted(WHAT))
+    parser.add_argument("--data", help="the challenge's folder; default phantoms")
+    parser.add_argument("--real", help="scans that are only scored")
+    parser.add_argument("--brains", help="FreeSurfer label maps for the recipe's anatomies")
+    parser.add_argument("--features", default="imagenet", help="weights of VGG19: imagenet, random or a file")
+    parser.add_argument("--profile", default="full")
+    parser.add_argument("--results")
+    options = parser.parse_args()
+    data, real, brains = (
+        None if p is None else Path(p).expanduser().resolve() for p in (options.data, options.real, options.brains)
+    )
+    run = start(options.profile, data=data, results=options.results)
+    prepare(run)
+    given = {
+        "losses": {"features": options.features, "real": real}, "features": {"features": options.features, "real": real},
+        "full_net": {"features": options.features}, "recipe": {"brains": brains, "real": real}, "finetune": {"real": real},
+    }  # fmt: skip
+    print(WHAT[options.what](run, **given[options.what]).to_string())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""03 training of the report's generator with any of the losses, its prediction, and the recipe that learns from random contrasts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from joblib import Parallel, delayed
+from nibabel import Nifti1Image
+
+from segkit import files, postprocessing, volumes
+from segkit.phantoms import wmh as phantom
+from segkit.studies import common
+from segkit.studies.wmh.layout import LOSSES, RELEASED, SOFT, Profile
+from segkit.studies.wmh.steps import as_image, back, load, pad_square, resize, scale
+
+SPACING_MM = 1.0  # pixels that the recipe sees
+ROTATE = 30  # degrees: the report's only augmentation
+
+
+def build(profile: Profile, **settings):
+    """The report's generator on grey slices in three channels; slimmer where the profile says so."""
+    from segkit import models
+
+    chosen = {"filters": profile.filters} if profile.filters else {}
+    return models.build("wmh_generator", **(chosen | settings))
+
+
+def train(
+    run: common.Run,
+    subjects: dict[str, list[str]],
+    *,
+    loss: str = "content",
+    features: str = "imagenet",
+    pools: int = 2,
+    reduction: str = "concatenated",
+    soft: bool = True,
+    name: str | None = None,
+    minutes: float | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    start: Path | None = None,
+    verbose="auto",
+):
+    """Train the generator with one loss, or go on with an interrupted run.
+
+    Slices of all centres in turn, half of them with lesions; rotations of up to 30°, as in the report; Adam 10⁻³. The state with the
+    smallest loss on the selection subjects is kept.
+
+    Parameters
+    ----------
+    subjects : dict
+        ``train`` and ``selection``.
+    loss : str
+        One of :data:`segkit.studies.wmh.LOSSES`, or another of :func:`segkit.losses.get`.
+    features, pools, reduction
+        Of the content loss; see :class:`segkit.content.Content`.
+    soft : bool
+        Targets of .1 and .9 instead of 0 and 1, for every loss, as in the report.
+    start : path, optional
+        Model whose weights training starts from.
+
+    Returns
+    -------
+    model (the generator), history
+    """
+    import keras
+
+    from segkit import augment, content, data, losses, models, training
+
+    profile, seed = run.profile, run.seed if seed is None else seed
+    if minutes is None and epochs is None:
+        minutes, epochs = profile.minutes, profile.epochs
+    keras.utils.set_random_seed(seed)
+    training.precision()
+    generator = build(profile)
+    if start is not None:
+        generator.set_weights(models.load(start).get_weights())
+    settings = dict(LOSSES.get(loss, {}))
+    own = {"features": str(features), "pools": pools, "reduction_of_features": reduction}
+    masked = "content" in loss
+    if masked:
+        content.vgg19(own["features"], pools=pools, seed=seed)  # read now: an error before hours are spent
+        own["seed"] = seed
+    if loss == "trained_content":
+        model, objective = content.with_trained_features(generator, **(own | settings))
+    else:
+        model, objective = (
+            generator,
+            losses.get("content" if masked else loss, **(own | settings if masked else settings)),
+        )
+    sides = {}
+    for side, more in (("train", {"steps": profile.steps, "foreground": 0.5}), ("selection", {"shuffle": False})):
+        known = {}
+        for subject in subjects[side]:
+            image, mask = load(run.results, subject)
+            if mask is None:
+                raise ValueError(f"{subject}: has no mask, so nothing can be learnt from it; take it out of the list")
+            known[subject] = np.repeat(image[..., None], 3, axis=-1), (mask == 1).astype(np.uint8)
+        moves = augment.slices(flips=(), rotate=ROTATE, scale=0, gain=0) if side == "train" else None
+        keep = None if side == "train" else (lambda m: m.any())
+        sides[side] = data.Slices(
+            known, classes=1, batch_size=profile.batch_size, seed=seed, augment=moves, image_in_target=masked, soft=SOFT if soft else None,
+            keep=keep, **more,
+        )  # fmt: skip
+    history = training.fit(
+        model, sides["train"], sides["selection"], run=run.results / "runs" / (name or f"{loss}_seed{seed}"), loss=objective,
+        epochs=epochs, minutes=minutes, optimizer="adam", learning_rate=profile.learning_rate, seed=seed, bfloat16=True, verbose=verbose,
+        settings={"loss": loss, **(own if masked else {})},
+    )  # fmt: skip
+    return generator, history
+
+
+def predict(model, image: Nifti1Image, *, size: int, how: str = "maximum", batch_size: int = 8) -> np.ndarray:
+    """Probability of a lesion at every voxel of a RAS+ scan, on its own grid, with a generator of :func:`train`."""
+    from segkit import inference
+
+    small = resize(scale(volumes.array(pad_square(image), np.float32), how), size, kind="image")
+    found = inference.predict(
+        model, as_image(np.repeat(small[..., None], 3, axis=-1)), output="probabilities", axis=2, batch_size=batch_size
+    )
+    return back(volumes.array(found)[..., 0], image)
+
+
+def to_mask(soft: np.ndarray, *, threshold: float = 0.5, smallest: int = 0) -> np.ndarray:
+    """uint8 mask; connected parts (26 neighbours) of fewer than ``smallest`` voxels are dropped."""
+    mask = postprocessing.threshold(soft, threshold)
+    return postprocessing.remove_small(mask, smallest, connectivity=26) if smallest else mask
+
+
+# -- the recipe: painted anew each time
+
+
+def make_anatomies(
+    folder: Path, count: int, *, seed: int = 0, coarse: float = 1.0, brains: Path | None = None, jobs: int = 2
+) -> list[str]:
+    """Write ``count`` anatomies with lesions for the recipe, ``<folder>/<k>.npz``: soft maps (x, y, z, parts) as bytes; names of all.
+
+    Slices are 1 to 8 mm thick, as if averaged by a scanner. Anatomy comes from FreeSurfer label maps in ``brains`` in turn, every
+    fourth from the MNI152 maps; those there are not made again.
+    """
+    sources = [] if brains is None else sorted(Path(brains).glob("*.nii.gz"))
+    names = [f"{k:03d}" for k in range(count)]
+    left = [name for name in names if not (folder / f"{name}.npz").is_file()]
+    Parallel(n_jobs=jobs)(
+        delayed(_anatomy)(
+            folder / f"{name}.npz",
+            seed,
+            int(name),
+            coarse,
+            None if not sources or int(name) % 4 == 3 else sources[int(name) % len(sources)],
+        )
+        for name in left
+    )
+    return names
+
+
+def _anatomy(path: Path, seed: int, number: int, coarse: float, source: Path | None) -> None:
+    rng = np.random.default_rng((seed, number, 2020))
+    label_map = None if source is None else volumes.canonical(volumes.load(source))
+    parts, affine = phantom.brain(rng, source=label_map, coarse=coarse)
+    parts = parts | phantom.lesions(parts, (coarse,) * 3, rng)
+    stack = np.stack([parts[n] for n in phantom.PARTS], axis=-1)
+    thick = float(rng.choice([1, 2, 3, 3, 5, 6, 7.5])) * max(1.0, coarse)
+    image = nib.Nifti1Image(stack, affine)
+    if thick > coarse:
+        image = volumes.resample(image, spacing_mm=(coarse, coarse, thick), kind="image")
+    data = np.clip(np.round(255 * volumes.array(image)), 0, 255).astype(np.uint8)
+    inside = data[..., :6].any(axis=(0, 1, 3))
+    with files.atomic(path) as temporary:
+        np.savez_compressed(temporary, parts=data[:, :, inside], mm=(coarse, coarse, thick))
+
+
+def painted(moves, *, spacing_mm: float):
+    """A transform for anatomies: ``moves``, then a scan painted with a look drawn anew, brain-extracted, z-scored."""
+
+    def transform(image, label, rng):
+        image, label = moves(image, label, rng)
+        scan = phantom.paint(np.clip(image / 255, 0, 1), (spacing_mm, spacing_mm), rng, phantom.Look.drawn(rng))
+        return zscore_slice(scan)[..., None], label
+
+    transform.settings = moves.settings | {"painted": True}
+    return transform
+
+
+def zscore_slice(scan: np.ndarray) -> np.ndarray:
+    """A slice by mean and deviation of its non-zero pixels, 0 outside of them."""
+    inside = scan != 0
+    if inside.sum() < 10:
+        return np.zeros_like(scan, np.float32)
+    return np.where(inside, (scan - scan[inside].mean()) / max(float(scan[inside].std()), 1e-6), 0).astype(np.float32)
+
+
+def train_recipe(
+    run: common.Run,
+    anatomies: Path,
+    names: Sequence[str],
+    *,
+    name: str = RELEASED,
+    minutes: float | None = None,
+    epochs: int | None = None,
+    seed: int | None = None,
+    verbose="auto",
+):
+    """Train ours on phantoms alone: slices of anatomies of :func:`make_anatomies`, painted with random contrast each time they are seen.
+
+    A tenth of the anatomies selects. Cross-entropy + Dice, AdamW with a cosine schedule, moving average of the weights.
+
+    Returns
+    -------
+    model, history
+    """
+    import keras
+
+    from segkit import augment, data, losses, models, training
+
+    profile, seed = run.profile, run.seed if seed is None else seed
+    if minutes is None and epochs is None:
+        minutes, epochs = profile.recipe_minutes, profile.recipe_epochs
+    keras.utils.set_random_seed(seed)
+    training.precision()
+    chosen = {"filters": profile.recipe_filters} if profile.recipe_filters else {}
+    model = models.build(RELEASED, **chosen)
+    known, lesion = {}, phantom.PARTS.index("lesion")
+    for n in names:
+        with np.load(common.need(anatomies / f"{n}.npz", "03_training")) as part:
+            known[n] = part["parts"], (part["parts"][..., lesion] >= 128).astype(np.uint8)
+            mm = float(part["mm"][0])
+    selects = list(names)[:: max(2, min(10, len(names)))]
+    moves = augment.slices(flips=(0,), rotate=15, scale=0.15, bend=1.0, gain=0)
+    still = augment.slices(flips=(), rotate=0, scale=0, gain=0)
+    sets = {}
+    for side, how, steps in (("train", moves, profile.steps), ("selection", still, max(2, profile.steps // 5))):
+        here = {n: known[n] for n in names if (n in selects) == (side == "selection")}
+        drawn = 0.7 if any(mask.any() for _, mask in here.values()) else None
+        sets[side] = data.Slices(
+            here,
+            classes=1,
+            batch_size=profile.batch_size,
+            seed=seed,
+            augment=painted(how, spacing_mm=mm),
+            steps=steps,
+            foreground=drawn,
+        )
+    history = training.fit(
+        model, sets["train"], sets["selection"], run=run.results / "runs" / name, loss=losses.get("cross_entropy_dice"),
+        metrics=(losses.soft_dice,), epochs=epochs, minutes=minutes,
+        optimizer={"class_name": "adamw", "config": {"weight_decay": 1e-3, "clipnorm": 1.0}}, learning_rate=2e-3, schedule="cosine",
+        ema=0.99, monitor="loss", seed=seed, bfloat16=True, verbose=verbose,
+    )  # fmt: skip
+    return model, history
+
+
+def predict_recipe(model, image: Nifti1Image, *, mirror: bool = True, batch_size: int = 8) -> np.ndarray:
+    """Probability of a lesion at every voxel of a RAS+, brain-extracted scan, on its own grid, with the recipe's model."""
+    from segkit import inference
+
+    spacing = volumes.spacing(image)
+    small = image
+    if not np.allclose(spacing[:2], SPACING_MM, rtol=0.02):
+        small = volumes.resample(image, spacing_mm=(SPACING_MM, SPACING_MM, spacing[2]), kind="image")
+    data = volumes.array(small, np.float32)
+    brain = (
+        volumes.array(
+            volumes.resample(
+                volumes.like((volumes.array(image) != 0).astype(np.uint8), image), like=small, kind="label"
+            )
+        )
+        > 0
+    )
+    ready = np.stack([zscore_slice(np.where(brain[..., k], data[..., k], 0)) for k in range(data.shape[2])], axis=-1)
+    found = inference.predict(
+        model,
+        volumes.like(ready, small),
+        output="probabilities",
+        axis=2,
+        mirror=(0,) if mirror else (),
+        multiple=16,
+        batch_size=batch_size,
+    )
+    soft = volumes.like(volumes.array(found)[..., 0] * brain, small)
+    return volumes.array(volumes.resample(soft, like=image, kind="image"))

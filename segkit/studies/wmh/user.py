@@ -1,0 +1,153 @@
+"""The released model on a user's own FLAIR, and what can be read off a mask."""
+
+import os
+from pathlib import Path
+
+import cc3d
+import numpy as np
+import pandas as pd
+from nibabel import Nifti1Image
+
+from segkit import files, labels, volumes
+from segkit.studies import common
+from segkit.studies.wmh.layout import LABELS, OTHER, RELEASED, check_flair
+from segkit.studies.wmh.networks import predict_recipe, to_mask
+
+
+def segment(
+    scan,
+    *,
+    model=None,
+    brain_mask=None,
+    out: str | os.PathLike | None = None,
+    threshold: float = 0.5,
+    smallest: int = 0,
+) -> Nifti1Image:
+    """White-matter hyperintensities in a FLAIR scan, with the released model (which learned from phantoms alone).
+
+    Parameters
+    ----------
+    scan : path or Nifti1Image
+        One 3D FLAIR, brain-extracted (0 outside the brain), any orientation, voxel size and intensity scale.
+    model : keras.Model or path, or several, optional
+        Default :func:`released`.
+    brain_mask : path or Nifti1Image, optional
+        0 and 1 on the scan's grid; takes the brain out of a scan with its skull on.
+    out : folder, optional
+        Also write ``<scan>_seg.nii.gz``, ``<scan>_overlay.png`` and ``<scan>_measures.csv``.
+    threshold, smallest
+        See :func:`segkit.studies.wmh.to_mask`.
+
+    Returns
+    -------
+    Nifti1Image
+        uint8 on the scan's grid and affine: 0 background, 1 lesion.
+
+    Raises
+    ------
+    ValueError
+        When the scan is not one 3D volume or is constant, or the mask lies on another grid or is empty.
+    """
+    own = isinstance(scan, Nifti1Image)
+    name = "scan" if own else Path(scan).name.removesuffix(".gz").removesuffix(".nii")
+    image = check_flair(volumes.check(scan, "scan") if own else volumes.load(scan), name)
+    if brain_mask is not None:
+        brain = (
+            volumes.check(brain_mask, "brain mask") if isinstance(brain_mask, Nifti1Image) else volumes.load(brain_mask)
+        )
+        volumes.check_same_grid(image, brain, (name, "brain mask"))
+        inside = volumes.array(labels.as_labels(brain, {"brain": 1}, "brain mask")) > 0
+        if not inside.any():
+            raise ValueError(f"{name}: the brain mask is empty; make it anew")
+        image = volumes.like(np.where(inside, volumes.array(image), 0), image)
+    turned = volumes.canonical(image)
+    members = load_model(model)
+    soft = sum(predict_recipe(m, turned) for m in members) / len(members)
+    mask = volumes.like(to_mask(soft, threshold=threshold, smallest=smallest), turned)
+    mask = volumes.resample(mask, like=image, kind="label")
+    if out is not None:
+        write_outputs(image, mask, Path(out), name)
+    return mask
+
+
+def released() -> list[Path]:
+    """Files of the released model's members."""
+    return sorted((common.home() / "results_dir" / "wmh" / "saved_models").glob(f"{RELEASED}*.keras"))
+
+
+def release(run: common.Run, name: str, scores: pd.DataFrame, *, member: str = "") -> Path:
+    """Save the trained run ``name`` in float16 to ``results_dir/wmh/saved_models``, with its record and its scores."""
+    from segkit import models
+
+    folder, source = common.home() / "results_dir" / "wmh" / "saved_models", run.results / "runs" / name
+    stem = RELEASED + (f"_{member}" if member else "")
+    path = models.save(models.load(common.need(source / "best.keras", "03_training")), folder / f"{stem}.keras")
+    files.write_text(folder / f"{stem}.run.json", (source / "run.json").read_text())
+    files.write_text(folder / f"{RELEASED}.scores.csv", scores.round(5).to_csv(index=False))
+    return path
+
+
+def load_model(model=None) -> list:
+    """Models from what a user may give: None (the released ones), a path, a model, or several of either."""
+    from segkit import models
+
+    given = released() if model is None else model
+    given = given if isinstance(given, list | tuple) else [given]
+    if not given:
+        raise FileNotFoundError(
+            "no released model in results_dir/wmh/saved_models; run from a checkout of the repository, or give model="
+        )
+    return [models.load(m) if isinstance(m, str | os.PathLike) else m for m in given]
+
+
+def write_outputs(image: Nifti1Image, mask: Nifti1Image, out: Path, name: str) -> list[Path]:
+    """Write mask, overlay of the slices with lesions and measures of one scan; the files' paths."""
+    from segkit import plots
+
+    turned, found = volumes.canonical(image), volumes.canonical(mask)
+    spacing = volumes.spacing(turned)
+    figure = plots.contours(
+        volumes.array(turned, np.float32),
+        None,
+        volumes.array(found),
+        source=None,
+        title=name,
+        aspect=spacing[1] / spacing[0],
+    )
+    written = [out / f"{name}_seg.nii.gz", plots.save(figure, out / f"{name}_overlay.png")]
+    volumes.save(mask, written[0])
+    return [*written, files.write_text(out / f"{name}_measures.csv", measure(mask, image).to_csv())]
+
+
+def measure(mask, scan=None) -> pd.DataFrame:
+    """What a user reads off a mask: number of lesions, volumes in ml and how they are spread.
+
+    Parameters
+    ----------
+    mask : path or Nifti1Image
+        0 background, 1 lesion, 2 other pathology (left out).
+    scan : path or Nifti1Image, optional
+        Adds the lesions' mean intensity over that of the rest of the brain (the non-zero voxels).
+
+    Returns
+    -------
+    DataFrame
+        One row, index "wmh": lesions (26-connected), volume_ml, and a lesion's smallest, median, mean and largest volume in ml.
+    """
+    mask = volumes.check(mask, "mask") if isinstance(mask, Nifti1Image) else volumes.load(mask)
+    data = volumes.array(labels.as_labels(mask, {"wmh": 1, "other pathology": OTHER}, "mask"))
+    ml = float(np.prod(volumes.spacing(mask))) / 1000
+    parts, n = cc3d.connected_components(data == 1, connectivity=26, return_N=True)
+    sizes = np.bincount(parts.ravel(), minlength=n + 1)[1:] * ml
+    row = {"lesions": int(n), "volume_ml": float(sizes.sum())}
+    row |= {
+        f"{k}_ml": float(f(sizes)) if n else np.nan
+        for k, f in (("smallest", np.min), ("median", np.median), ("mean", np.mean), ("largest", np.max))
+    }
+    if scan is not None:
+        scan = volumes.check(scan, "scan") if isinstance(scan, Nifti1Image) else volumes.load(scan)
+        volumes.check_same_grid(mask, scan, ("mask", "scan"))
+        values = volumes.array(scan, np.float32)
+        rest = values[(values != 0) & (data == 0)]
+        row["contrast"] = float(values[data == 1].mean() / rest.mean()) if n and rest.size else np.nan
+    return pd.DataFrame([row], index=pd.Index(list(LABELS), name="structure"))

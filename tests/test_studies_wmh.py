@@ -1,0 +1,389 @@
+"""The WMH study and its phantoms: layout, grids there and back, losses, the challenge's scores, errors by size, a user's scan."""
+
+import functools
+import json
+
+import edt
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from segkit import models, phantoms, volumes
+from segkit.phantoms import wmh as phantom
+from segkit.studies import common, wmh
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """Phantoms of the smoke profile through 01 and 02."""
+    run = wmh.start("smoke", results=tmp_path_factory.mktemp("wmh"))
+    wmh.experiments.prepare(run)
+    return run
+
+
+def put(folder, subject, data, mask=None, *, affine=None, mask_affine=None):
+    """One subject in the challenge's layout."""
+    affine = np.diag([1.0, 1.0, 3.0, 1.0]) if affine is None else affine
+    volumes.save(nib.Nifti1Image(np.asarray(data, "f"), affine), folder / subject / "pre" / "FLAIR.nii.gz")
+    if mask is not None:
+        image = nib.Nifti1Image(np.asarray(mask), affine if mask_affine is None else mask_affine)
+        volumes.save(image, folder / subject / "wmh.nii.gz")
+    return folder
+
+
+# -- phantoms
+
+
+def test_phantoms_lie_in_the_challenges_layout(done):
+    table = wmh.find(done.data)
+    assert list(table["centre"].unique()) == ["CentreA", "CentreB", "CentreD"]
+    assert (table["mask"].notna()).all()
+    for subject, row in table.iterrows():
+        image, mask = wmh.read(row)
+        assert set(np.unique(volumes.array(mask))) <= {0, 1, 2}
+        site = phantom.CENTRES[row["centre"]]
+        assert volumes.spacing(image)[2] == pytest.approx(site.spacing_mm[2]), subject
+    assert json.loads((done.data / "phantom.json").read_text())["phantom"] == "wmh"
+    assert done.source == "phantom"
+
+
+def test_centres_differ_in_stripping_and_slices():
+    a = phantom.subject("CentreA", "1", 0, coarse=4)[0]
+    b = phantom.subject("CentreB", "1", 0, coarse=4)[0]
+    assert (b == 0).mean() > (a == 0).mean() + 0.2  # A has a skull and noise around it
+    np.testing.assert_array_equal(a, phantom.subject("CentreA", "1", 0, coarse=4)[0])
+    assert phantom.share(6) == {"CentreA": 2, "CentreB": 2, "CentreC": 1, "CentreD": 1}
+    with pytest.raises(ValueError, match="centres are CentreA"):
+        phantoms.write("wmh", "x", subjects={"Utrecht": 2})
+
+
+def test_lesions_have_the_load_asked_for_and_lie_in_white_matter():
+    rng = np.random.default_rng(0)
+    parts, _ = phantom.brain(rng, coarse=2)
+    for load in (3.0, 30.0):
+        drawn = phantom.lesions(parts, (2, 2, 2), np.random.default_rng(1), load_ml=load)
+        assert drawn["lesion"].sum() * 0.008 == pytest.approx(load, rel=0.4)
+        inside = drawn["lesion"] > 0.5
+        assert (parts["white"] + parts["deep"])[inside].mean() > 0.6
+        near = edt.edt(parts["ventricles"] < 0.5, anisotropy=(2, 2, 2))
+        assert np.median(near[inside]) < np.median(near[parts["white"] > 0.5])  # around the ventricles
+        assert drawn["halo"].max() <= 1
+
+
+def test_a_painted_scan_has_the_contrasts_of_its_look():
+    rng = np.random.default_rng(0)
+    parts, _ = phantom.brain(rng, coarse=4)
+    parts = parts | phantom.lesions(parts, (4, 4, 4), rng, load_ml=60)
+    stack = np.stack([parts[n] for n in phantom.PARTS], axis=-1)
+    look = phantom.Look(texture=0, bias=0, noise=1e-6, blur_mm=0.0)
+    scan = phantom.paint(stack, (4, 4, 4), rng, look)
+    for name in ("cortex", "ventricles", "lesion"):
+        pure = parts[name] > 0.98
+        assert pure.any()
+        if name != "ventricles":
+            assert np.median(scan[pure]) == pytest.approx(getattr(look, name), abs=0.12)
+    assert scan[stack[..., :6].sum(-1) < 0.2].max() == 0
+    drawn = [phantom.Look.drawn(np.random.default_rng(k)) for k in range(50)]
+    assert np.ptp([d.lesion for d in drawn]) > 0.7
+
+
+def test_phantoms_take_real_anatomy(tmp_path):
+    data = np.zeros((60, 70, 60), np.int16)
+    data[10:50, 10:60, 10:50] = 3
+    data[14:46, 14:56, 14:46] = 2
+    data[26:34, 30:45, 28:34] = 4
+    volumes.save(nib.Nifti1Image(data, np.diag([3.0, 3, 3, 1])), tmp_path / "brains" / "one.nii.gz")
+    phantoms.write("wmh", tmp_path / "out", subjects={"CentreB": 1}, seed=0, coarse=4, brains=tmp_path / "brains")
+    assert json.loads((tmp_path / "out" / "phantom.json").read_text())["brains"] == "brains"
+    with pytest.raises(ValueError, match="holds no label map"):
+        phantoms.write(
+            "wmh", tmp_path / "no", subjects={"CentreB": 1}, seed=0, coarse=4, brains=tmp_path / "out" / "CentreB"
+        )
+
+
+# -- the data as they lie on disk
+
+
+def test_find_takes_centres_with_scanners_of_their_own(tmp_path):
+    x = np.random.default_rng(0).random((6, 6, 3))
+    put(tmp_path, "Amsterdam/GE3T/100", x, np.zeros((6, 6, 3), "u1"))
+    put(tmp_path, "Utrecht/0", x)
+    table = wmh.find(tmp_path)
+    assert dict(table["centre"]) == {"Amsterdam/GE3T/100": "Amsterdam/GE3T", "Utrecht/0": "Utrecht"}
+    assert table.loc["Utrecht/0", "mask"] is None
+    with pytest.raises(ValueError, match="no FLAIR found"):
+        wmh.find(tmp_path / "Utrecht" / "0" / "pre")
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        wmh.find(tmp_path / "nowhere")
+
+
+def test_broken_subjects_are_named(tmp_path):
+    x = np.random.default_rng(0).random((6, 6, 3))
+    good = np.zeros((6, 6, 3), "u1")
+    put(tmp_path, "a/grid", x, good, mask_affine=np.diag([1.0, 1, 4, 1]))
+    put(tmp_path, "a/labels", x, good + 3)
+    put(tmp_path, "a/bytes", x, np.where(x > 0.5, 255, 0).astype("u1"))
+    put(tmp_path, "a/zeros", 0 * x, good)
+    put(tmp_path, "a/four", np.repeat(x[..., None], 2, -1), good)
+    table = wmh.find(tmp_path)
+    for subject, message in (
+        ("a/grid", "different grids"), ("a/labels", r"label values \[3\] are not in the table"), ("a/bytes", "divide by 255"),
+        ("a/zeros", "every voxel is 0"), ("a/four", "not one 3D scan"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message) as error:
+            wmh.read(table.loc[subject])
+        assert subject.split("/")[1] in str(error.value)
+
+
+def test_split_is_even_over_centres_and_keeps_the_external_one_out():
+    names = [f"{c}/{k}" for c in ("A", "B", "C") for k in range(20)] + [f"CentreD/{k}" for k in range(5)]
+    table = pd.DataFrame({"centre": [n.split("/")[0] for n in names], "mask": "m"}, index=names)
+    parts = wmh.split(table)
+    assert [len(parts[k]) for k in ("train", "selection", "test", "external")] == [48, 6, 6, 5]
+    for side in ("train", "selection", "test"):
+        assert len({sum(s.startswith(c) for s in parts[side]) for c in "ABC"}) == 1
+    assert all(s.startswith("CentreD") for s in parts["external"])
+    with pytest.raises(ValueError, match="is external, so nobody trains"):
+        wmh.split(table, external=["A", "B", "C", "CentreD"])
+    with pytest.raises(ValueError, match="A: 2 subjects with masks are too few"):
+        wmh.split(table.iloc[:2])
+
+
+# -- grids and intensities
+
+
+@pytest.mark.parametrize("shape", [(20, 14, 3), (14, 20, 3), (16, 16, 2)])
+def test_padding_to_a_square_and_back_to_the_native_grid(shape, rng):
+    ramp = np.indices(shape).sum(0) / 40 + 0.1 * rng.random()
+    image = nib.Nifti1Image(ramp.astype("f"), np.diag([0.9, 0.9, 3, 1]))
+    square = wmh.pad_square(image)
+    assert square.shape[0] == square.shape[1] == max(shape[:2])
+    np.testing.assert_allclose(wmh.back(volumes.array(square), image), volumes.array(image), atol=1e-6)
+    small = wmh.resize(volumes.array(square), 2 * max(shape[:2]), kind="image")
+    inner = (slice(2, -2), slice(2, -2))
+    np.testing.assert_allclose(wmh.back(small, image)[inner], volumes.array(image)[inner], atol=0.02)
+
+
+def test_masks_are_resized_by_nearest_neighbour(rng):
+    mask = rng.integers(0, 3, (20, 20, 2)).astype("u1")
+    for size in (10, 32, 224):
+        assert set(np.unique(wmh.resize(mask, size, kind="label"))) <= {0, 1, 2}
+    np.testing.assert_array_equal(wmh.resize(wmh.resize(mask, 60, kind="label"), 20, kind="label"), mask)
+
+
+def test_three_scalings_by_hand():
+    x = np.zeros((2, 2, 2), np.float32)
+    x[0] = [[1, 2], [3, 10]]
+    np.testing.assert_allclose(wmh.scale(x, "maximum"), x / 10)
+    assert wmh.scale(x, "percentile").max() == 1
+    z = wmh.scale(x, "zscore")
+    assert z[1].max() == 0
+    assert z[0].mean() == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="every voxel is 0"):
+        wmh.scale(0 * x)
+    with pytest.raises(ValueError, match="no scaling is called 'minmax'"):
+        wmh.scale(x, "minmax")
+
+
+# -- training and experiments
+
+
+def test_every_loss_trains_the_same_generator(done, tmp_path):
+    parts = wmh.split(wmh.find(done.data))
+    counts = set()
+    for loss in wmh.LOSSES:
+        model, history = wmh.train(done, parts, loss=loss, features="random", pools=1, name=f"{loss}_test", verbose=0)
+        counts.add(model.count_params())
+        assert np.isfinite(history["loss"]).all()
+        record = json.loads((done.results / "runs" / f"{loss}_test" / "run.json").read_text())["settings"]
+        assert record["train"]["soft"] == [0.1, 0.9]
+        assert (record.get("features") == "random") == ("content" in loss)  # the source is saved with the result
+    assert len(counts) == 1
+    with pytest.raises(FileNotFoundError, match="none.npz: no such file"):
+        wmh.train(done, parts, loss="content", features=str(tmp_path / "none.npz"), verbose=0)
+
+
+def test_cells_resume_and_say_where_features_came_from(done, monkeypatch):
+    rows = wmh.experiments.losses_table(done, features="random", verbose=0)
+    assert list(rows["loss"].unique()) == ["dice", "content"]
+    assert set(rows["set"]) == {"internal", "external"}
+    assert set(rows.loc[rows["loss"] == "content", "features"]) == {"random"}
+    assert set(rows.loc[rows["loss"] == "dice", "features"]) == {"none"}
+    monkeypatch.setattr(wmh.experiments, "train", None)
+    again = wmh.experiments.losses_table(done, features="random", verbose=0)
+    np.testing.assert_allclose(again["dice"], rows["dice"], atol=1e-5)
+
+
+def test_the_recipe_learns_from_painted_anatomies_and_scores_real_scans(done, tmp_path):
+    folder, names = wmh.experiments.anatomies(done, None)
+    with np.load(folder / f"{names[0]}.npz") as part:
+        assert part["parts"].dtype == np.uint8
+        assert part["parts"].shape[-1] == len(phantom.PARTS)
+    model, _ = wmh.train_recipe(done, folder, names, verbose=0)
+    real = tmp_path / "real"
+    scan, mask, affine = phantom.subject("CentreB", "1", 5, coarse=4)
+    put(real, "clinical/1", scan, mask, affine=affine)
+    volumes.save(nib.Nifti1Image((mask == 1).astype("u1"), affine), real / "clinical" / "1" / "result.nii.gz")
+    scores = wmh.experiments.score_real({"ours": functools.partial(wmh.predict_recipe, model)}, real)
+    assert set(scores["method"]) == {"ours", "intensity threshold", "published network"}
+    assert scores.set_index("method").loc["published network", "dice"] == 1
+
+
+def test_a_painted_slice_is_new_each_time_and_its_background_is_zero():
+    from segkit import augment
+
+    still = wmh.painted(augment.slices(flips=(), rotate=0, scale=0, gain=0), spacing_mm=1.0)
+    parts = np.zeros((24, 24, len(phantom.PARTS)), np.uint8)
+    parts[4:20, 4:20, 0] = 255
+    label = np.zeros((24, 24), np.uint8)
+    a, _ = still(parts, label, np.random.default_rng(0))
+    b, _ = still(parts, label, np.random.default_rng(1))
+    assert a.shape == (24, 24, 1)
+    assert np.abs(a - b).max() > 0.1
+    assert not a[0].any()
+    assert a[4:20, 4:20].mean() == pytest.approx(0, abs=0.05)
+
+
+# -- scores
+
+
+def test_scores_of_a_perfect_and_an_empty_method(done):
+    table = wmh.find(done.data)
+    some = list(table.index[:2])
+    truth = {volumes.array(wmh.read(table.loc[s])[0]).tobytes(): volumes.array(wmh.read(table.loc[s])[1]) for s in some}
+
+    def perfect(image):
+        return (truth[volumes.array(image).tobytes()] == 1).astype("f")
+
+    scores = wmh.evaluate({"perfect": perfect, "none": lambda i: np.zeros(i.shape, "f")}, table, some)
+    good = scores[scores["method"] == "perfect"]
+    filled = good["truth_ml"] > 0
+    assert (good.loc[filled, ["dice", "recall", "f1"]] == 1).all(axis=None)
+    assert (good.loc[filled, "avd"] == 0).all()
+    assert (scores.loc[scores["method"] == "none", "prediction_ml"] == 0).all()
+    assert good["legacy_dice"].dropna().min() > 0.7
+    table_ = wmh.summary(scores)
+    assert {"mean", "sd", "median", "low", "high", "n", "excluded"} <= set(table_.columns)
+
+
+def test_three_columns_stand_beside_the_reports():
+    rng = np.random.default_rng(0)
+    rows = [
+        {"method": m, "subject": f"s{k}", "centre": "A", **{c: rng.random() for c in wmh.SCORES}, "legacy_dice": 0.5, "legacy_f1": 0.4}
+        for m in ("dice", "content") for k in range(5)
+    ]  # fmt: skip
+    table = wmh.three_columns(pd.DataFrame(rows), dataset="external", names={"dice": "dice", "content": "content"})
+    assert table.loc[("content", "Dice"), "reported"] == 0.52
+    assert table.loc[("dice", "lesion F1"), "reported"] == 0.47
+    assert table.loc[("content", "Dice"), "legacy"] == 0.5
+    assert np.isfinite(table.loc[("content", "HD95 (mm)"), "corrected"])
+    assert table.loc[("trained_content", "Dice"), "reported"] == 0.26
+
+
+def test_missed_lesions_by_size_and_false_ones_by_distance():
+    truth, found = np.zeros((40, 40, 1), int), np.zeros((40, 40, 1), int)
+    truth[0, 0] = 1  # 1 voxel of 10 mm³: .01 ml, missed
+    truth[10:15, 10:15] = 1  # .25 ml, found in part
+    found[12, 12] = 1
+    found[18, 12] = 1  # false, 4 mm from the lesion
+    found[35, 35] = 1  # false, far away
+    missed = wmh.missed_by_size(truth, found, spacing_mm=(1, 1, 10))
+    assert missed.loc["< 0.02 ml", ["lesions", "found"]].tolist() == [1, 0]
+    assert missed.loc["0.1 to 0.5 ml", ["lesions", "found"]].tolist() == [1, 1]
+    assert missed["ml"].sum() == pytest.approx(0.26)
+    false = wmh.false_by_distance(truth, found, spacing_mm=(1, 1, 10))
+    assert false["detections"].tolist() == [0, 1, 0, 1]
+    assert wmh.false_by_distance(0 * truth, found, spacing_mm=(1, 1, 10))["detections"].tolist() == [0, 0, 0, 3]
+    assert wmh.missed_by_size(0 * truth, found, spacing_mm=(1, 1, 1))["lesions"].sum() == 0
+
+
+def test_density_bins_and_the_baseline_by_hand():
+    bins = wmh.density_bins(pd.DataFrame({"pcd": [0.0, 0.02, 0.05, 5.0]}))
+    assert bins.tolist() == ["0–0.03", "0–0.03", "0.03–0.1", "> 1"]
+    x = np.zeros((3, 3, 3))
+    x[1] = [[1, 1, 1], [1, 1, 1], [1, 1, 10]]
+    out = wmh.threshold_as_method(nib.Nifti1Image(x.astype("f"), np.eye(4)), 1.5)
+    assert out.sum() == 1
+    assert out[1, 2, 2] == 1
+
+
+def test_claims_need_a_clear_difference():
+    def rows(method, mean, sd, seed):
+        rng = np.random.default_rng(seed)
+        return [{"method": method, "subject": f"s{k}", "dice": mean + sd * rng.normal()} for k in range(12)]
+
+    internal = pd.DataFrame(
+        rows("content", 0.7, 0.01, 0) + rows("dice", 0.7, 0.01, 1) + rows("trained_content", 0.4, 0.01, 2)
+    )
+    external = pd.DataFrame(rows("content", 0.6, 0.01, 3) + rows("dice", 0.5, 0.01, 4))
+    told = wmh.claims(internal, external, real=True).set_index("section")["verdict"]
+    assert told["abstract"] == "holds"
+    assert told["section 5"] == "holds"
+    unclear = pd.DataFrame(rows("content", 0.52, 0.2, 3) + rows("dice", 0.5, 0.2, 4))
+    assert wmh.claims(internal, unclear, real=False).set_index("section").loc["abstract", "verdict"] in (
+        "cannot be told here (phantoms)", "does not hold (phantoms)",
+    )  # fmt: skip
+
+
+# -- a user's own scan
+
+
+@pytest.fixture(scope="module")
+def network():
+    return models.build("wmh_unet_slices", filters=(4, 8))
+
+
+def test_segment_keeps_grid_and_orientation(done, network, tmp_path):
+    row = wmh.find(done.data).iloc[0]
+    image = volumes.load(row["flair"])
+    found = wmh.segment(row["flair"], model=network, out=tmp_path)
+    volumes.check_same_grid(found, image)
+    assert found.get_data_dtype() == np.uint8
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        f"FLAIR_{e}" for e in ("measures.csv", "overlay.png", "seg.nii.gz")
+    ]
+    flipped = nib.Nifti1Image(volumes.array(image)[::-1], image.affine @ np.diag([-1, 1, 1, 1]) @ nib.affines.from_matvec(
+        np.eye(3), (-(image.shape[0] - 1), 0, 0)))  # fmt: skip
+    other = wmh.segment(flipped, model=network)
+    np.testing.assert_array_equal(volumes.array(other)[::-1], volumes.array(found))
+
+
+def test_segment_refuses_what_is_no_scan(network):
+    x = np.random.default_rng(0).random((16, 16, 4)).astype("f")
+    image = nib.Nifti1Image(x, np.eye(4))
+    with pytest.raises(ValueError, match="every voxel is 0"):
+        wmh.segment(nib.Nifti1Image(0 * x, np.eye(4)), model=network)
+    with pytest.raises(ValueError, match="not one 3D scan"):
+        wmh.segment(nib.Nifti1Image(np.stack([x, x], -1), np.eye(4)), model=network)
+    with pytest.raises(ValueError, match="brain mask is empty"):
+        wmh.segment(image, brain_mask=nib.Nifti1Image(np.zeros(x.shape, "u1"), np.eye(4)), model=network)
+    with pytest.raises(ValueError, match="different grids"):
+        wmh.segment(image, brain_mask=nib.Nifti1Image(np.ones(x.shape, "u1"), 2 * np.eye(4)), model=network)
+
+
+def test_measures_by_hand():
+    data = np.zeros((10, 10, 10), np.uint8)
+    data[0, 0, 0] = 1
+    data[5:7, 5, 5] = 1
+    data[9, 9, 9] = 2
+    scan = np.where(data == 1, 3.0, 1.0).astype("f")
+    affine = np.diag([1, 1, 5, 1.0])
+    row = wmh.measure(nib.Nifti1Image(data, affine), nib.Nifti1Image(scan, affine)).iloc[0]
+    assert row["lesions"] == 2
+    assert row["volume_ml"] == pytest.approx(0.015)
+    assert row["largest_ml"] == pytest.approx(0.010)
+    assert row["contrast"] == pytest.approx(3)
+    empty = wmh.measure(nib.Nifti1Image(0 * data, affine)).iloc[0]
+    assert empty["lesions"] == 0
+    assert np.isnan(empty["mean_ml"])
+    with pytest.raises(ValueError, match=r"label values \[3\]"):
+        wmh.measure(nib.Nifti1Image(np.where(data == 2, 3, data).astype("u1"), affine))
+
+
+def test_published_tables_are_complete():
+    table = common.published("wmh")
+    assert len(table) == 10 * 5 + 5
+    assert (
+        table.query("dataset == 'holdout' and loss == 'content' and metric == 'lesion recall'")["mean"].item() == 0.79
+    )
