@@ -77,13 +77,15 @@ def slices(
             return _intensities(image, rng, gain, noise), label
         image = image.astype(np.float32)
         for first in range(sequences):
-            part = np.ascontiguousarray(image[..., first::sequences])
-            if gamma and rng.random() < 0.3:
-                part = _gamma(part, rng.uniform(1 - gamma, 1 + gamma))
-            if blur and rng.random() < 0.2:
-                part = cv2.GaussianBlur(part, (0, 0), rng.uniform(0.1, blur)).reshape(part.shape)
-            image[..., first::sequences] = _intensities(part, rng, gain, noise)
-        return image, label
+            chosen = [bool(share) and rng.random() < often for share, often in ((gamma, 0.3), (blur, 0.2))]
+            if any(chosen):
+                part = np.ascontiguousarray(image[..., first::sequences])
+                if chosen[0]:
+                    part = _gamma(part, rng.uniform(1 - gamma, 1 + gamma))
+                if chosen[1]:
+                    part = cv2.GaussianBlur(part, (0, 0), rng.uniform(0.1, blur)).reshape(part.shape)
+                image[..., first::sequences] = part
+        return _intensities(image, rng, gain, noise, sequences), label
 
     transform.settings = {"flips": list(flips), "rotate": rotate, "scale": scale, "gain": gain, "noise": noise}
     further = {"bend": bend, "gamma": gamma, "blur": blur}
@@ -212,10 +214,13 @@ def _spread(coarse: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     )
 
 
-def _intensities(image, rng, gain: float, noise: float):
+def _intensities(image, rng, gain: float, noise: float, sequences: int = 1):
     if gain:
         spread = float(image.std())
-        image = image * np.float32(rng.uniform(1 - gain, 1 + gain)) + np.float32(rng.uniform(-gain, gain) * spread)
+        factor, offset = rng.uniform(1 - gain, 1 + gain, sequences), rng.uniform(-gain, gain, sequences) * spread
+        # channels of a sequence lie ``sequences`` apart, so they repeat along the last axis
+        repeats = image.shape[-1] // sequences if sequences > 1 else 1
+        image = image * np.tile(factor, repeats).astype(np.float32) + np.tile(offset, repeats).astype(np.float32)
     if noise:
         image = image + np.float32(rng.uniform(0, noise)) * rng.standard_normal(image.shape, dtype=np.float32)
     return image.astype(np.float32, copy=False)

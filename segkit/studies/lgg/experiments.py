@@ -22,7 +22,16 @@ import pandas as pd
 from segkit import legacy, metrics
 from segkit.studies import common
 from segkit.studies.lgg.layout import RELEASED, find, labelled, leave_site_out, split, start
-from segkit.studies.lgg.networks import AUGMENTATION, DROPPED, build, choose_threshold, predict, release, train
+from segkit.studies.lgg.networks import (
+    AUGMENTATION,
+    DROPPED,
+    build,
+    choose_threshold,
+    predict,
+    release,
+    train,
+    train_members,
+)  # fmt: skip
 from segkit.studies.lgg.steps import load
 from segkit.studies.lgg.tables import evaluate
 
@@ -55,7 +64,7 @@ def cross_validate(run: common.Run, *, folds: Sequence[int] = (1, 2, 3, 4, 5), v
         if len(done) and (done["fold"] == fold).any():
             continue
         chosen, name = split(patients, fold=fold), f"fold{fold}_{RELEASED}"
-        model, _ = train(run, chosen, name=name, verbose=verbose)
+        model, _ = train_members(run, chosen, name=name, verbose=verbose)
         threshold = float(choose_threshold(model, run, chosen["selection"]).idxmax())
         method = functools.partial(predict, model, size=profile.size)
         scores = evaluate({name: method}, run.data, run.results, chosen["test"], threshold=threshold)
@@ -221,7 +230,7 @@ def learning_curve(run: common.Run, *, fold: int = 1, verbose=2) -> pd.DataFrame
         if len(done) and (done["patients"] == n).any():
             continue
         name = f"curve_{n}"
-        model, _ = train(
+        model, _ = train_members(
             run,
             chosen | {"train": sorted(order[:n])},
             name=name,
@@ -245,7 +254,7 @@ def sites(run: common.Run, *, verbose=2) -> pd.DataFrame:
         if len(done) and (done["site"] == site).any():
             continue
         chosen, name = leave_site_out(table, site), f"without_{site}"
-        model, _ = train(
+        model, _ = train_members(
             run, chosen, name=name, minutes=profile.cell_minutes, epochs=profile.cell_epochs, verbose=verbose
         )
         scores = evaluate(
@@ -261,9 +270,9 @@ def release_all(run: common.Run, *, verbose=2) -> pd.DataFrame:
         common.need(run.results / "tables" / "folds.csv", "python -m segkit.studies.lgg.experiments folds")
     )
     patients, name = labelled(find(run.data)), f"all_{RELEASED}"
-    train(run, {"train": patients, "selection": []}, name=name, verbose=verbose)
-    path = release(run, name, scores)
-    return pd.DataFrame({"file": [path.name], "MB": [round(path.stat().st_size / 1e6, 2)]})
+    train_members(run, {"train": patients, "selection": []}, name=name, verbose=verbose)
+    written = release(run, name, scores)
+    return pd.DataFrame({"file": [p.name for p in written], "MB": [round(p.stat().st_size / 1e6, 2) for p in written]})
 
 
 WHAT = {

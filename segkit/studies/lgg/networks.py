@@ -143,6 +143,48 @@ def train(
     return model, history
 
 
+def train_members(
+    run: common.Run,
+    patients: dict[str, list[str]],
+    *,
+    name: str,
+    minutes: float | None = None,
+    epochs: int | None = None,
+    **settings,
+) -> tuple[list, dict[str, pd.DataFrame]]:
+    """The recipe: the profile's number of networks that differ in their seed and share the minutes; their mean is the prediction.
+
+    Returns
+    -------
+    list of models, dict of run name to history
+    """
+    profile, members, histories = run.profile, [], {}
+    if minutes is None and epochs is None:
+        minutes, epochs = profile.minutes, profile.epochs
+    for k, own in enumerate(member_names(run, name)):
+        each = None if minutes is None else minutes / profile.members
+        model, histories[own] = train(
+            run, patients, name=own, minutes=each, epochs=epochs, seed=run.seed + k, **settings
+        )
+        members.append(model)
+    return members, histories
+
+
+def member_names(run: common.Run, name: str) -> list[str]:
+    """Run folders of :func:`train_members`."""
+    return [name] if run.profile.members == 1 else [f"{name}_{k + 1}" for k in range(run.profile.members)]
+
+
+def load_members(run: common.Run, name: str) -> list:
+    """Models that :func:`train_members` left."""
+    from segkit import models
+
+    return [
+        models.load(common.need(run.results / "runs" / n / "best.keras", "03_training"))
+        for n in member_names(run, name)
+    ]
+
+
 def drop_sequences(transform, share: float):
     """``transform``, and with probability ``share`` each, pre or post replaced by FLAIR in every slice of the sample."""
 
@@ -216,16 +258,17 @@ def released() -> list[Path]:
     return sorted((common.home() / "results_dir" / "lgg" / "saved_models").glob(f"{RELEASED}*.keras"))
 
 
-def release(run: common.Run, name: str, scores: pd.DataFrame, *, member: str = "") -> Path:
-    """Save the trained run ``name`` in float16 to ``results_dir/lgg/saved_models``, with its record and its scores."""
+def release(run: common.Run, name: str, scores: pd.DataFrame) -> list[Path]:
+    """Save the members of the trained run ``name`` in float16 to ``results_dir/lgg/saved_models``, with their records and scores."""
     from segkit import models
 
-    folder, stem = common.home() / "results_dir" / "lgg" / "saved_models", RELEASED + (f"_{member}" if member else "")
-    source = run.results / "runs" / name
-    path = models.save(models.load(common.need(source / "best.keras", "03_training")), folder / f"{stem}.keras")
-    files.write_text(folder / f"{stem}.run.json", (source / "run.json").read_text())
+    folder, written = common.home() / "results_dir" / "lgg" / "saved_models", []
+    for k, (model, own) in enumerate(zip(load_members(run, name), member_names(run, name), strict=True)):
+        stem = RELEASED + (f"_{k + 1}" if run.profile.members > 1 else "")
+        written.append(models.save(model, folder / f"{stem}.keras"))
+        files.write_text(folder / f"{stem}.run.json", (run.results / "runs" / own / "run.json").read_text())
     files.write_text(folder / f"{RELEASED}.scores.csv", scores.round(5).to_csv(index=False))
-    return path
+    return written
 
 
 def load_model(model=None) -> list:
