@@ -13,7 +13,7 @@ import pytest
 from segkit import legacy, metrics, models, phantoms, shape
 from segkit.studies import common, lgg
 from segkit.studies.lgg import radiogenomics
-from segkit.studies.lgg.networks import released_threshold
+from segkit.studies.lgg.networks import hollow, released_threshold
 
 
 def put(home, number, image=None, mask=None, *, name=None, end=""):
@@ -338,6 +338,26 @@ def test_weights_of_the_cross_entropy_are_measured(done):
     back, front = lgg.class_weights(done.results, names)
     assert back * (1 - share) == pytest.approx(0.5)
     assert front * share == pytest.approx(0.5)
+
+
+def test_hollow_tumours_change_inside_only():
+    label = np.zeros((40, 40), np.uint8)
+    label[8:32, 8:32] = 1
+
+    def still(image, label, rng):
+        return image.copy(), label
+
+    still.settings = {}
+    image = np.full((40, 40, 9), 2.0, np.float32)
+    always, never = hollow(still, 1.0), hollow(still, 0.0)
+    changed, same = always(image, label, np.random.default_rng(0))
+    np.testing.assert_array_equal(same, label)
+    assert np.abs(changed - 2)[:5].max() == 0
+    assert np.abs(changed - 2)[20, 20].min() > 0.05
+    np.testing.assert_allclose(changed[..., 0], changed[..., 3], atol=1e-5)  # a sequence's neighbours alike
+    np.testing.assert_array_equal(never(image, label, np.random.default_rng(0))[0], image)
+    np.testing.assert_array_equal(always(image, 0 * label, np.random.default_rng(0))[0], image)
+    assert always.settings == {"hollow": 1.0}
 
 
 def test_dropped_sequences_become_flair_in_every_slice_of_the_sample():

@@ -25,6 +25,7 @@ from segkit.studies.lgg.layout import RELEASED, find, labelled, leave_site_out, 
 from segkit.studies.lgg.networks import (
     AUGMENTATION,
     DROPPED,
+    HOLLOW,
     build,
     choose_threshold,
     predict,
@@ -44,7 +45,7 @@ def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epoch
     """What a row was made with; the last word changes with the profile, the augmentation and the patients."""
     budget = f"{minutes:g} minutes" if minutes else f"{epochs} epochs"
     patients = labelled(find(run.data))
-    settings = (run.profile, sorted(AUGMENTATION.items()), DROPPED, patients)
+    settings = (run.profile, sorted(AUGMENTATION.items()), DROPPED, HOLLOW, patients)
     mark = hashlib.sha256(repr(settings).encode()).hexdigest()[:6]
     return f"{what}, {budget}, {run.profile.size}², {len(patients)} patients, seed {run.seed}, settings {mark}"
 

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from segkit.studies.lgg.steps import load, normalise, pad_square, resize, uprigh
 THRESHOLDS = tuple(round(0.2 + 0.05 * k, 2) for k in range(13))
 COLOURS = ("#00C000", "#E00000")  # truth, prediction: as the report draws them
 AUGMENTATION = {"flips": (1,), "rotate": 20, "scale": 0.15, "gain": 0.2, "noise": 0.15}
+HOLLOW = 0.25  # share of samples whose tumour is given another intensity inside
 DROPPED = 0.08  # share of samples in which pre, and post, are replaced by FLAIR, as where a sequence is missing
 
 
@@ -128,7 +130,7 @@ def train(
     moves = augment.slices(**AUGMENTATION)
     sets = {
         "train": slices(
-            run, patients["train"], neighbours=neighbours, augment=drop_sequences(moves, DROPPED), seed=seed,
+            run, patients["train"], neighbours=neighbours, augment=hollow(drop_sequences(moves, DROPPED), HOLLOW), seed=seed,
             foreground=0.5, steps=profile.steps,
         ),
         "selection": slices(run, patients["selection"], neighbours=neighbours, shuffle=False) if patients.get("selection") else None,
@@ -196,6 +198,31 @@ def drop_sequences(transform, share: float):
         return image, label
 
     both.settings = transform.settings | {"dropped": share}
+    return both
+
+
+def hollow(transform, share: float):
+    """``transform``, and with probability ``share`` the inside of the tumour takes another intensity, in each sequence its own.
+
+    Large tumours may be dark inside (cysts, necrosis, surgery), while most that a network learns from are bright throughout.
+    """
+
+    def both(image, label, rng):
+        image, label = transform(image, label, rng)
+        if rng.random() < share and label.any():
+            depth = cv2.distanceTransform(np.ascontiguousarray(label, np.uint8), cv2.DIST_L2, 3)
+            edge = rng.uniform(0.1, 0.6) * depth.max()
+            inside = cv2.GaussianBlur(np.float32(depth > edge), (0, 0), 1.0)[..., None]
+            inside *= np.float32(rng.uniform(0.5, 1.0))
+            grain = cv2.GaussianBlur(rng.standard_normal(label.shape, dtype=np.float32), (0, 0), rng.uniform(1, 3))[
+                ..., None
+            ]
+            for channel in range(3):
+                level = np.float32(rng.uniform(-0.5, 1.5)) + grain
+                image[..., channel::3] = image[..., channel::3] * (1 - inside) + level * inside
+        return image, label
+
+    both.settings = transform.settings | {"hollow": share}
     return both
 
 
