@@ -24,8 +24,10 @@ COUNTS = {
 OURS = {
     "atrium_unet_slim": 1_945_233,
     "atrium_unet3d": 1_401_265,
-    "lgg_unet_slices": 1_943_393,
+    "lgg_unet_slices": 761_741,
     "qsm_double_branch": 9_587_121,
+    "qsm_nuclei": 2_208_106,
+    "wmh_unet_slices": 1_939_297,
 }
 SLIM = {"filters": (4, 6, 8), "dropout": 0.2}
 SLIM_OF = {

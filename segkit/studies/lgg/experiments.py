@@ -221,22 +221,23 @@ def _lesson(run: common.Run, pool: list[str], kind: str, minutes, epochs, verbos
 
 
 def learning_curve(run: common.Run, *, fold: int = 1, verbose=2) -> pd.DataFrame:
-    """The recipe with an eighth, a quarter, half and all of a fold's training patients, at equal minutes: ``tables/curve.csv``."""
+    """The recipe with an eighth, a quarter, half and all of a fold's training patients, at equal minutes: ``tables/curve.csv``.
+
+    The last is the fold's own run, which is not trained twice.
+    """
     profile, path = run.profile, run.results / "tables" / "curve.csv"
-    recipe = recipe_of(run, f"{RELEASED}, fold {fold}", minutes=profile.cell_minutes, epochs=profile.cell_epochs)
+    recipe = recipe_of(run, f"{RELEASED}, fold {fold}", minutes=profile.minutes, epochs=profile.epochs)
     done = common.read_rows(path, recipe)
     chosen = split(labelled(find(run.data)), fold=fold)
     order = list(np.random.default_rng(run.seed).permutation(chosen["train"]))
     for n in dict.fromkeys(max(1, round(share * len(order))) for share in CURVE):
         if len(done) and (done["patients"] == n).any():
             continue
-        name = f"curve_{n}"
+        name = f"curve_{n}" if n < len(order) else f"fold{fold}_{RELEASED}"
         model, _ = train_members(
             run,
             chosen | {"train": sorted(order[:n])},
             name=name,
-            minutes=profile.cell_minutes,
-            epochs=profile.cell_epochs,
             verbose=verbose,
         )
         scores = evaluate(

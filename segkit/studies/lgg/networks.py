@@ -16,7 +16,7 @@ from segkit.studies import common
 from segkit.studies.lgg.layout import RELEASED, SIZE, Profile, pair, patients_in, read
 from segkit.studies.lgg.steps import load, normalise, pad_square, resize, upright
 
-THRESHOLDS = tuple(round(0.2 + 0.05 * k, 2) for k in range(13))
+THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 16))
 COLOURS = ("#00C000", "#E00000")  # truth, prediction: as the report draws them
 AUGMENTATION = {"flips": (1,), "rotate": 20, "scale": 0.15, "gain": 0.2, "noise": 0.15}
 HOLLOW = 0.25  # share of samples whose tumour is given another intensity inside
