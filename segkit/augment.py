@@ -175,9 +175,7 @@ def volumes(
         if shade and rng.random() < 0.3:
             image = image * np.exp(_spread(rng.normal(0, shade, (3, 3, 3)), image.shape[:3]))[..., None]
         if gamma and rng.random() < 0.3:
-            low, high = float(image.min()), float(image.max())
-            unit = (image - low) / max(high - low, 1e-12)
-            image = low + (high - low) * unit ** rng.uniform(1 - gamma, 1 + gamma)
+            image = _gamma(image, rng.uniform(1 - gamma, 1 + gamma))
         image = _intensities(np.ascontiguousarray(image), rng, gain, noise if rng.random() < 0.3 or not shape else 0.0)
         return image, np.ascontiguousarray(label)
 

@@ -25,6 +25,10 @@ import pandas as pd
 from segkit import files, splits
 
 SCHEDULES = ("constant", "cosine", "plateau")
+# what our own recipes share, whatever the study
+RECIPE: dict = {
+    "optimizer": {"class_name": "adamw", "config": {"weight_decay": 1e-3, "clipnorm": 1.0}}, "schedule": "cosine", "ema": 0.99,
+}  # fmt: skip
 
 
 def fit(

@@ -65,6 +65,11 @@ def load(path: str | os.PathLike) -> Nifti1Image:
         raise ValueError(f"{path}: its header cannot be used ({error}); mend or convert it again") from error
 
 
+def read(image: str | os.PathLike | Nifti1Image, name: object = "image") -> Nifti1Image:
+    """What a user gives, a path or an image in memory: :func:`load` or :func:`check`."""
+    return check(image, name) if isinstance(image, Nifti1Image) else load(image)
+
+
 def check(image: Nifti1Image, name: object = "image") -> Nifti1Image:
     """Return ``image``, trailing axes of length 1 dropped, if it is usable (see :func:`load`); ``name`` stands in the errors."""
     data = np.asanyarray(image.dataobj)

@@ -285,7 +285,7 @@ def release_all(run: common.Run, *, minutes: float | None = None, verbose=2) -> 
     subjects = {"train": list(table.index[table["label"].notna()]), "selection": []}
     name = "all_" + run_name(run.profile, minutes)
     train(run, subjects, name=name, minutes=minutes, verbose=verbose)
-    path = release(run, name, scores)
+    (path,) = release(run, name, scores)
     return pd.DataFrame({"file": [path.name], "MB": [round(path.stat().st_size / 1e6, 2)]})
 
 

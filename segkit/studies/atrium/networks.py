@@ -3,15 +3,14 @@
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 from nibabel import Nifti1Image
 
-from segkit import files, labels, postprocessing, volumes
-from segkit.studies import common
+from segkit import labels, postprocessing, volumes
+from segkit.studies import common, releases
 from segkit.studies.atrium.enhance import enhance
 from segkit.studies.atrium.layout import FACTOR, LABELS, RELEASED, SPACING_MM, Profile, check_scan
 from segkit.studies.atrium.steps import load_small, normalise, working_grid
@@ -20,6 +19,9 @@ LARGE, PART = 6_000_000, (192, 192, 64)  # voxels of the working grid
 MARGIN_MM = 25  # around the atrium, when a scan is larger than the cropped ones that the network knows
 # largest whole ml/m² of each class, as the report quotes them (echocardiography)
 INDEX_CLASSES = ((28, "normal"), (33, "mild"), (39, "moderate"), (np.inf, "severe"))
+
+MODEL = releases.Release("atrium", RELEASED)
+released, release, load_model = MODEL.files, MODEL.save, MODEL.load
 
 
 def build(network: str, profile: Profile, **settings):
@@ -88,8 +90,7 @@ def train(
     history = training.fit(
         model, sets["train"], sets["selection"], run=run.results / "runs" / (name or run_name(profile, minutes)),
         loss=losses.get("cross_entropy_dice"), epochs=profile.epochs, minutes=minutes,
-        optimizer={"class_name": "adamw", "config": {"weight_decay": 1e-3, "clipnorm": 1.0}},
-        learning_rate=profile.learning_rate, schedule="cosine", ema=0.99, seed=seed, verbose=verbose,
+        learning_rate=profile.learning_rate, seed=seed, verbose=verbose, **training.RECIPE,
         settings={"normalisation": "z-score", "factor": list(FACTOR)},
     )  # fmt: skip
     return model, history
@@ -148,37 +149,6 @@ def _probabilities(model, small: Nifti1Image, settings: dict) -> Nifti1Image:
     return volumes.like(volumes.array(found)[..., 0], small)
 
 
-def released() -> list[Path]:
-    """Files of the released model."""
-    return sorted((common.home() / "results_dir" / "atrium" / "saved_models").glob(f"{RELEASED}.keras"))
-
-
-def release(run: common.Run, name: str, scores: pd.DataFrame) -> Path:
-    """Save the trained run ``name`` in float16 to ``results_dir/atrium/saved_models``, with its record and its scores."""
-    from segkit import models
-
-    folder = common.home() / "results_dir" / "atrium" / "saved_models"
-    source = run.results / "runs" / name
-    path = models.save(models.load(common.need(source / "best.keras", "03_training")), folder / f"{RELEASED}.keras")
-    files.write_text(folder / f"{RELEASED}.run.json", (source / "run.json").read_text())
-    files.write_text(folder / f"{RELEASED}.scores.csv", scores.round(5).to_csv(index=False))
-    return path
-
-
-def load_model(model=None) -> list:
-    """Models from what a user may give: None (the released ones), a path, a model, or several of either."""
-    from segkit import models
-
-    given = released() if model is None else model
-    if not isinstance(given, list | tuple):
-        given = [given]
-    if not given:
-        raise FileNotFoundError(
-            "no released model in results_dir/atrium/saved_models; run from a checkout of the repository, or give model="
-        )
-    return [models.load(m) if isinstance(m, str | os.PathLike) else m for m in given]
-
-
 def segment(
     scan, *, model=None, out: str | os.PathLike | None = None, spacing_mm: Sequence[float] = SPACING_MM, **chain
 ) -> Nifti1Image:
@@ -208,13 +178,12 @@ def segment(
     ValueError
         When the scan is not one 3D volume of at least four slices, or is constant.
     """
-    own = isinstance(scan, Nifti1Image)
-    name = "scan" if own else Path(scan).name.removesuffix(".gz").removesuffix(".nii")
-    image = check_scan(volumes.check(scan, "scan") if own else volumes.load(scan), name)
+    name = releases.case_name(scan)
+    image = check_scan(volumes.read(scan, "scan"), name)
     probabilities = predict(load_model(model), image, spacing_mm=spacing_mm)
     mask = volumes.like(to_mask(probabilities, **chain), image)
     if out is not None:
-        write_outputs(image, mask, Path(out), name)
+        releases.write_outputs(mask, measure(mask, image), releases.slices_overlay(image, mask, name), out, name)
     return mask
 
 
@@ -223,25 +192,6 @@ def to_mask(probabilities: Nifti1Image, **chain) -> np.ndarray:
     turned = volumes.canonical(probabilities)
     mask = volumes.like(enhance(volumes.array(turned), **chain), turned)
     return volumes.array(volumes.resample(mask, like=probabilities, kind="label"))
-
-
-def write_outputs(image: Nifti1Image, mask: Nifti1Image, out: Path, name: str) -> list[Path]:
-    """Write mask, overlay of every slice and measures of one scan; the files' paths."""
-    from segkit import plots
-
-    turned, found = volumes.canonical(image), volumes.canonical(mask)
-    spacing = volumes.spacing(turned)
-    figure = plots.contours(
-        volumes.array(turned, np.float32),
-        None,
-        volumes.array(found),
-        source=None,
-        title=name,
-        aspect=spacing[1] / spacing[0],
-    )
-    written = [out / f"{name}_seg.nii.gz", plots.save(figure, out / f"{name}_overlay.png")]
-    volumes.save(mask, written[0])
-    return [*written, files.write_text(out / f"{name}_measures.csv", measure(mask, image).to_csv())]
 
 
 def measure(mask, scan=None, *, bsa_m2: float | None = None) -> pd.DataFrame:
@@ -263,7 +213,7 @@ def measure(mask, scan=None, *, bsa_m2: float | None = None) -> pd.DataFrame:
     DataFrame
         One row, index "left atrium": volume_mm3, volume_ml, voxels, spacing_mm, slices, and what was asked for.
     """
-    mask = volumes.check(mask, "mask") if isinstance(mask, Nifti1Image) else volumes.load(mask)
+    mask = volumes.read(mask, "mask")
     inside = volumes.array(labels.as_labels(mask, None, "mask")) > 0
     spacing = volumes.spacing(mask)
     volume = float(inside.sum() * np.prod(spacing))
@@ -274,7 +224,7 @@ def measure(mask, scan=None, *, bsa_m2: float | None = None) -> pd.DataFrame:
         "spacing_mm": " × ".join(f"{s:.4g}" for s in spacing), "slices": int(inside.any(axis=others).sum()),
     }  # fmt: skip
     if scan is not None:
-        scan = volumes.check(scan, "scan") if isinstance(scan, Nifti1Image) else volumes.load(scan)
+        scan = volumes.read(scan, "scan")
         volumes.check_same_grid(mask, scan, ("mask", "scan"))
         row["mean_intensity"] = float(volumes.array(scan, np.float32)[inside].mean()) if inside.any() else float("nan")
     if bsa_m2 is not None:

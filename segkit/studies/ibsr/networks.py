@@ -12,7 +12,7 @@ from skimage.filters import threshold_multiotsu
 from sklearn.mixture import GaussianMixture
 
 from segkit import files, intensity, volumes
-from segkit.studies import common
+from segkit.studies import common, releases
 from segkit.studies.ibsr.layout import LABELS, RELEASED, SPACING_MM, Profile
 from segkit.studies.ibsr.steps import load_patches, normalise
 
@@ -154,8 +154,8 @@ def segment(scan, *, model=None, out: str | os.PathLike | None = None, n4: bool 
     """
     from segkit import models
 
-    name = "scan" if isinstance(scan, Nifti1Image) else Path(scan).name.removesuffix(".gz").removesuffix(".nii")
-    image = volumes.check(scan, "scan") if isinstance(scan, Nifti1Image) else volumes.load(scan)
+    name = releases.case_name(scan)
+    image = volumes.read(scan, "scan")
     array = volumes.array(image, np.float32)
     if array.ndim != 3:
         raise ValueError(f"{name}: shape {array.shape} is not one 3D volume; give a single T1, not a series")

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from nibabel import Nifti1Image
 
-from segkit import files, labels, postprocessing, shape, volumes
-from segkit.studies import common
+from segkit import labels, postprocessing, shape, volumes
+from segkit.studies import common, releases
 from segkit.studies.lgg.layout import RELEASED, SIZE, Profile, pair, patients_in, read
 from segkit.studies.lgg.steps import load, normalise, pad_square, resize, upright
 
@@ -21,6 +21,9 @@ COLOURS = ("#00C000", "#E00000")  # truth, prediction: as the report draws them
 AUGMENTATION = {"flips": (1,), "rotate": 20, "scale": 0.15, "gain": 0.2, "noise": 0.15}
 HOLLOW = 0.25  # share of samples whose tumour is given another intensity inside
 DROPPED = 0.08  # share of samples in which pre, and post, are replaced by FLAIR, as where a sequence is missing
+
+MODEL = releases.Release("lgg", RELEASED)
+released, load_model = MODEL.files, MODEL.load
 
 
 def build(network: str, profile: Profile, **settings):
@@ -138,9 +141,8 @@ def train(
     weights = {"class_weights": class_weights(run.results, patients["train"])} if weighted else {}
     history = training.fit(
         model, sets["train"], sets["selection"], run=run.results / "runs" / (name or network), loss=losses.get(loss, **weights),
-        epochs=epochs, minutes=minutes, optimizer={"class_name": "adamw", "config": {"weight_decay": 1e-3, "clipnorm": 1.0}},
-        learning_rate=profile.learning_rate, schedule="cosine", ema=0.99, monitor="loss", seed=seed, bfloat16=True, verbose=verbose,
-        settings={"network": settings},
+        epochs=epochs, minutes=minutes, learning_rate=profile.learning_rate, monitor="loss", seed=seed, bfloat16=True, verbose=verbose,
+        **training.RECIPE, settings={"network": settings},
     )  # fmt: skip
     return model, history
 
@@ -280,43 +282,16 @@ def choose_threshold(
     return pd.DataFrame(rows).mean().rename("Dice").rename_axis("threshold")
 
 
-def released() -> list[Path]:
-    """Files of the released model's members."""
-    return sorted((common.home() / "results_dir" / "lgg" / "saved_models").glob(f"{RELEASED}*.keras"))
-
-
 def release(run: common.Run, name: str, scores: pd.DataFrame) -> list[Path]:
     """Save the members of the trained run ``name`` in float16 to ``results_dir/lgg/saved_models``, with their records and scores."""
-    from segkit import models
-
-    folder, written = common.home() / "results_dir" / "lgg" / "saved_models", []
-    for k, (model, own) in enumerate(zip(load_members(run, name), member_names(run, name), strict=True)):
-        stem = RELEASED + (f"_{k + 1}" if run.profile.members > 1 else "")
-        written.append(models.save(model, folder / f"{stem}.keras"))
-        files.write_text(folder / f"{stem}.run.json", (run.results / "runs" / own / "run.json").read_text())
-    files.write_text(folder / f"{RELEASED}.scores.csv", scores.round(5).to_csv(index=False))
-    return written
-
-
-def load_model(model=None) -> list:
-    """Models from what a user may give: None (the released ones), a path, a model, or several of either."""
-    from segkit import models
-
-    given = released() if model is None else model
-    given = given if isinstance(given, list | tuple) else [given]
-    if not given:
-        raise FileNotFoundError(
-            "no released model in results_dir/lgg/saved_models; run from a checkout of the repository, or give model="
-        )
-    return [models.load(m) if isinstance(m, str | os.PathLike) else m for m in given]
+    return MODEL.save(run, member_names(run, name), scores)
 
 
 def released_threshold() -> float:
     """The mean of the thresholds that the five folds chose, as released with the model; .5 where none is."""
-    path = common.home() / "results_dir" / "lgg" / "saved_models" / f"{RELEASED}.scores.csv"
-    if not path.is_file():
+    if not MODEL.scores.is_file():
         return 0.5
-    by = pd.read_csv(path).groupby("fold")["threshold"].first()
+    by = pd.read_csv(MODEL.scores).groupby("fold")["threshold"].first()
     return round(float(by.mean()), 2)
 
 
@@ -354,7 +329,12 @@ def segment(
     threshold = released_threshold() if threshold is None else threshold
     mask = nib.Nifti1Image(to_mask(predict(load_model(model), image), threshold=threshold, largest=largest), np.eye(4))
     if out is not None:
-        write_outputs(image, mask, Path(out), name)
+        from segkit import plots
+
+        figure = plots.contours(
+            upright(image[..., 1]), None, upright(volumes.array(mask)), source=None, title=name, colours=COLOURS
+        )
+        releases.write_outputs(mask, measure(mask), figure, out, name)
     return mask
 
 
@@ -375,18 +355,6 @@ def _own(folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write_outputs(image: np.ndarray, mask: Nifti1Image, out: Path, name: str) -> list[Path]:
-    """Write mask, overlay of the slices with tumour and measures of one patient; the files' paths."""
-    from segkit import plots
-
-    figure = plots.contours(
-        upright(image[..., 1]), None, upright(volumes.array(mask)), source=None, title=name, colours=COLOURS
-    )
-    written = [out / f"{name}_seg.nii.gz", plots.save(figure, out / f"{name}_overlay.png")]
-    volumes.save(mask, written[0])
-    return [*written, files.write_text(out / f"{name}_measures.csv", measure(mask).to_csv())]
-
-
 def measure(mask, scan=None) -> pd.DataFrame:
     """What a user reads off a mask: its size in pixels and the three shape features.
 
@@ -403,7 +371,7 @@ def measure(mask, scan=None) -> pd.DataFrame:
     import cc3d
 
     del scan
-    mask = volumes.check(mask, "mask") if isinstance(mask, Nifti1Image) else volumes.load(mask)
+    mask = volumes.read(mask, "mask")
     inside = volumes.array(labels.as_labels(mask, None, "mask")) > 0
     row = {
         "pixels": int(inside.sum()), "slices": int(inside.any(axis=(0, 1)).sum()),

@@ -193,9 +193,8 @@ def train_recipe(
         sets[side] = data.Volumes(known, classes=len(LABELS) + 1, batch_size=1, seed=seed, augment=moves[side], **steps)
     history = training.fit(
         model, sets["train"], sets["selection"], run=run.results / "runs" / (name or RELEASED),
-        loss=losses.get("cross_entropy_dice"), metrics=(losses.soft_dice,), epochs=epochs, minutes=minutes,
-        optimizer={"class_name": "adamw", "config": {"weight_decay": 1e-3, "clipnorm": 1.0}}, learning_rate=2e-3, schedule="cosine",
-        ema=0.99, seed=seed, bfloat16=True, verbose=verbose, settings={"fine": profile.fine},
+        loss=losses.get("cross_entropy_dice"), metrics=(losses.soft_dice,), epochs=epochs, minutes=minutes, learning_rate=2e-3,
+        seed=seed, bfloat16=True, verbose=verbose, **training.RECIPE, settings={"fine": profile.fine},
     )  # fmt: skip
     return model, history
 

@@ -1,5 +1,6 @@
 """00 registration: a native map to the atlas, with ANTs where it is installed, or with a transform that is at hand."""
 
+import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +16,7 @@ KINDS = {"rigid": "Rigid", "affine": "Affine", "syn": "SyN"}
 
 
 def has_ants() -> bool:
-    """Whether antspyx is installed (``pip install "segkit[ants]"``)."""
+    """Whether antspyx is installed (``pip install antspyx``)."""
     return find_spec("ants") is not None
 
 
@@ -72,22 +73,27 @@ def with_ants(
     if kind not in KINDS:
         raise ValueError(f"no registration is called {kind!r}; choose one of {', '.join(KINDS)}")
     if not has_ants():
-        raise ImportError('antspyx is not installed; pip install "segkit[ants]", or use with_transform')
+        raise ImportError("antspyx is not installed; pip install antspyx, or use with_transform")
     import ants
-    from ants.utils.convert_nibabel import from_nibabel, to_nibabel
 
-    fixed, move = from_nibabel(atlas), from_nibabel(moving)
-    done = ants.registration(fixed, move, type_of_transform=KINDS[kind], random_seed=seed)
+    with tempfile.TemporaryDirectory() as folder:  # files are what ANTs and nibabel read alike, affine included
 
-    def carry(image, how):
-        out = ants.apply_transforms(fixed, from_nibabel(image), done["fwdtransforms"], interpolator=how)
-        return volumes.array(to_nibabel(out))
+        def given(image):
+            return ants.image_read(str(volumes.save(image, Path(folder) / "image.nii")))
 
-    labels = {
-        name: volumes.like(np.round(carry(image, "nearestNeighbor")).astype(np.uint8), atlas)
-        for name, image in carried.items()
-    }
-    return volumes.like(carry(moving, "linear").astype(np.float32), atlas), labels
+        fixed, move = given(atlas), given(moving)
+        done = ants.registration(
+            fixed, move, type_of_transform=KINDS[kind], random_seed=seed, outprefix=f"{folder}/map"
+        )
+
+        def carry(image, how):
+            return ants.apply_transforms(fixed, image, done["fwdtransforms"], interpolator=how).numpy()
+
+        labels = {
+            name: volumes.like(np.round(carry(given(image), "nearestNeighbor")).astype(np.uint8), atlas)
+            for name, image in carried.items()
+        }
+        return volumes.like(carry(move, "linear").astype(np.float32), atlas), labels
 
 
 def overlap(

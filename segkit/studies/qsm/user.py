@@ -3,7 +3,6 @@
 import os
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import cc3d
 import numpy as np
@@ -11,10 +10,13 @@ import pandas as pd
 from nibabel import Nifti1Image
 from scipy import ndimage
 
-from segkit import files, intensity, labels, volumes
-from segkit.studies import common
+from segkit import intensity, labels, volumes
+from segkit.studies import releases
 from segkit.studies.qsm.layout import LABELS, PROFILES, RELEASED
 from segkit.studies.qsm.networks import MM, predict, to_labels
+
+MODEL = releases.Release("qsm", RELEASED)
+released, release, load_model = MODEL.files, MODEL.save, MODEL.load
 
 
 def segment(
@@ -50,9 +52,8 @@ def segment(
     ValueError
         When the map is not one 3D volume or is constant, or the mask lies on another grid or is empty.
     """
-    own = isinstance(scan, Nifti1Image)
-    name = "scan" if own else Path(scan).name.removesuffix(".gz").removesuffix(".nii")
-    image = volumes.check(scan, "scan") if own else volumes.load(scan)
+    name = releases.case_name(scan)
+    image = volumes.read(scan, "scan")
     if image.ndim != 3:
         raise ValueError(f"{name}: shape {image.shape} is not one 3D map; give one volume")
     data = volumes.array(image, np.float32)
@@ -61,9 +62,7 @@ def segment(
     if brain_mask is None:
         brain = volumes.like(brain_of(data, volumes.spacing(image)), image)
     else:
-        brain = (
-            volumes.check(brain_mask, "brain mask") if isinstance(brain_mask, Nifti1Image) else volumes.load(brain_mask)
-        )
+        brain = volumes.read(brain_mask, "brain mask")
         volumes.check_same_grid(image, brain, (name, "brain mask"))
         brain = volumes.like(volumes.array(labels.as_labels(brain, {"brain": 1}, "brain mask")), image)
     if not volumes.array(brain).any():
@@ -82,7 +81,12 @@ def segment(
     probabilities[outside, 0] = 1
     found = volumes.like(to_labels(probabilities), image)
     if out is not None:
-        write_outputs(image, found, Path(out), name)
+        from segkit import plots
+
+        figure = plots.three_planes(
+            volumes.canonical(image), volumes.canonical(found), labels=LABELS, source=None, title=name
+        )
+        releases.write_outputs(found, measure(found, image), figure, out, name)
     return found
 
 
@@ -115,47 +119,6 @@ def brain_of(data: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     return ndimage.binary_fill_holes(parts).astype(np.uint8)
 
 
-def released() -> list[Path]:
-    """Files of the released model's members."""
-    return sorted((common.home() / "results_dir" / "qsm" / "saved_models").glob(f"{RELEASED}*.keras"))
-
-
-def release(run: common.Run, name: str, scores: pd.DataFrame) -> Path:
-    """Save the trained run ``name`` in float16 to ``results_dir/qsm/saved_models``, with its record and its scores."""
-    from segkit import models
-
-    folder, source = common.home() / "results_dir" / "qsm" / "saved_models", run.results / "runs" / name
-    path = models.save(models.load(common.need(source / "best.keras", "03_training")), folder / f"{RELEASED}.keras")
-    files.write_text(folder / f"{RELEASED}.run.json", (source / "run.json").read_text())
-    files.write_text(folder / f"{RELEASED}.scores.csv", scores.round(5).to_csv(index=False))
-    return path
-
-
-def load_model(model=None) -> list:
-    """Models from what a user may give: None (the released ones), a path, a model, or several of either."""
-    from segkit import models
-
-    given = released() if model is None else model
-    given = given if isinstance(given, list | tuple) else [given]
-    if not given:
-        raise FileNotFoundError(
-            "no released model in results_dir/qsm/saved_models; run from a checkout of the repository, or give model="
-        )
-    return [models.load(m) if isinstance(m, str | os.PathLike) else m for m in given]
-
-
-def write_outputs(image: Nifti1Image, mask: Nifti1Image, out: Path, name: str) -> list[Path]:
-    """Write label map, overlay in three planes and measures of one map; the files' paths."""
-    from segkit import plots
-
-    figure = plots.three_planes(
-        volumes.canonical(image), volumes.canonical(mask), labels=LABELS, source=None, title=name
-    )
-    written = [out / f"{name}_seg.nii.gz", plots.save(figure, out / f"{name}_overlay.png")]
-    volumes.save(mask, written[0])
-    return [*written, files.write_text(out / f"{name}_measures.csv", measure(mask, image).to_csv())]
-
-
 def measure(mask, scan=None) -> pd.DataFrame:
     """What a user reads off a label map: volume in ml and, with the map, mean susceptibility of each nucleus.
 
@@ -172,12 +135,12 @@ def measure(mask, scan=None) -> pd.DataFrame:
     DataFrame
         A row a nucleus: volume_ml, voxels, and mean_ppm, sd_ppm (in the map's own unit).
     """
-    mask = volumes.check(mask, "mask") if isinstance(mask, Nifti1Image) else volumes.load(mask)
+    mask = volumes.read(mask, "mask")
     data = volumes.array(labels.as_labels(mask, LABELS, "mask"))
     ml = float(np.prod(volumes.spacing(mask))) / 1000
     chi = None
     if scan is not None:
-        scan = volumes.check(scan, "scan") if isinstance(scan, Nifti1Image) else volumes.load(scan)
+        scan = volumes.read(scan, "scan")
         volumes.check_same_grid(mask, scan, ("mask", "scan"))
         chi = volumes.array(scan, np.float32)
     rows = {}

@@ -244,9 +244,8 @@ def train_recipe(
         )
     history = training.fit(
         model, sets["train"], sets["selection"], run=run.results / "runs" / name, loss=losses.get("cross_entropy_dice"),
-        metrics=(losses.soft_dice,), epochs=epochs, minutes=minutes,
-        optimizer={"class_name": "adamw", "config": {"weight_decay": 1e-3, "clipnorm": 1.0}}, learning_rate=2e-3, schedule="cosine",
-        ema=0.99, monitor="loss", seed=seed, bfloat16=True, verbose=verbose,
+        metrics=(losses.soft_dice,), epochs=epochs, minutes=minutes, learning_rate=2e-3, monitor="loss", seed=seed,
+        bfloat16=True, verbose=verbose, **training.RECIPE,
     )  # fmt: skip
     return model, history
 

@@ -1,17 +1,19 @@
 """The released model on a user's own FLAIR, and what can be read off a mask."""
 
 import os
-from pathlib import Path
 
 import cc3d
 import numpy as np
 import pandas as pd
 from nibabel import Nifti1Image
 
-from segkit import files, labels, volumes
-from segkit.studies import common
+from segkit import labels, volumes
+from segkit.studies import releases
 from segkit.studies.wmh.layout import LABELS, OTHER, RELEASED, check_flair
 from segkit.studies.wmh.networks import predict_recipe, to_mask
+
+MODEL = releases.Release("wmh", RELEASED)
+released, release, load_model = MODEL.files, MODEL.save, MODEL.load
 
 
 def segment(
@@ -48,13 +50,10 @@ def segment(
     ValueError
         When the scan is not one 3D volume or is constant, or the mask lies on another grid or is empty.
     """
-    own = isinstance(scan, Nifti1Image)
-    name = "scan" if own else Path(scan).name.removesuffix(".gz").removesuffix(".nii")
-    image = check_flair(volumes.check(scan, "scan") if own else volumes.load(scan), name)
+    name = releases.case_name(scan)
+    image = check_flair(volumes.read(scan, "scan"), name)
     if brain_mask is not None:
-        brain = (
-            volumes.check(brain_mask, "brain mask") if isinstance(brain_mask, Nifti1Image) else volumes.load(brain_mask)
-        )
+        brain = volumes.read(brain_mask, "brain mask")
         volumes.check_same_grid(image, brain, (name, "brain mask"))
         inside = volumes.array(labels.as_labels(brain, {"brain": 1}, "brain mask")) > 0
         if not inside.any():
@@ -66,57 +65,8 @@ def segment(
     mask = volumes.like(to_mask(soft, threshold=threshold, smallest=smallest), turned)
     mask = volumes.resample(mask, like=image, kind="label")
     if out is not None:
-        write_outputs(image, mask, Path(out), name)
+        releases.write_outputs(mask, measure(mask, image), releases.slices_overlay(image, mask, name), out, name)
     return mask
-
-
-def released() -> list[Path]:
-    """Files of the released model's members."""
-    return sorted((common.home() / "results_dir" / "wmh" / "saved_models").glob(f"{RELEASED}*.keras"))
-
-
-def release(run: common.Run, name: str, scores: pd.DataFrame, *, member: str = "") -> Path:
-    """Save the trained run ``name`` in float16 to ``results_dir/wmh/saved_models``, with its record and its scores."""
-    from segkit import models
-
-    folder, source = common.home() / "results_dir" / "wmh" / "saved_models", run.results / "runs" / name
-    stem = RELEASED + (f"_{member}" if member else "")
-    path = models.save(models.load(common.need(source / "best.keras", "03_training")), folder / f"{stem}.keras")
-    files.write_text(folder / f"{stem}.run.json", (source / "run.json").read_text())
-    files.write_text(folder / f"{RELEASED}.scores.csv", scores.round(5).to_csv(index=False))
-    return path
-
-
-def load_model(model=None) -> list:
-    """Models from what a user may give: None (the released ones), a path, a model, or several of either."""
-    from segkit import models
-
-    given = released() if model is None else model
-    given = given if isinstance(given, list | tuple) else [given]
-    if not given:
-        raise FileNotFoundError(
-            "no released model in results_dir/wmh/saved_models; run from a checkout of the repository, or give model="
-        )
-    return [models.load(m) if isinstance(m, str | os.PathLike) else m for m in given]
-
-
-def write_outputs(image: Nifti1Image, mask: Nifti1Image, out: Path, name: str) -> list[Path]:
-    """Write mask, overlay of the slices with lesions and measures of one scan; the files' paths."""
-    from segkit import plots
-
-    turned, found = volumes.canonical(image), volumes.canonical(mask)
-    spacing = volumes.spacing(turned)
-    figure = plots.contours(
-        volumes.array(turned, np.float32),
-        None,
-        volumes.array(found),
-        source=None,
-        title=name,
-        aspect=spacing[1] / spacing[0],
-    )
-    written = [out / f"{name}_seg.nii.gz", plots.save(figure, out / f"{name}_overlay.png")]
-    volumes.save(mask, written[0])
-    return [*written, files.write_text(out / f"{name}_measures.csv", measure(mask, image).to_csv())]
 
 
 def measure(mask, scan=None) -> pd.DataFrame:
@@ -134,7 +84,7 @@ def measure(mask, scan=None) -> pd.DataFrame:
     DataFrame
         One row, index "wmh": lesions (26-connected), volume_ml, and a lesion's smallest, median, mean and largest volume in ml.
     """
-    mask = volumes.check(mask, "mask") if isinstance(mask, Nifti1Image) else volumes.load(mask)
+    mask = volumes.read(mask, "mask")
     data = volumes.array(labels.as_labels(mask, {"wmh": 1, "other pathology": OTHER}, "mask"))
     ml = float(np.prod(volumes.spacing(mask))) / 1000
     parts, n = cc3d.connected_components(data == 1, connectivity=26, return_N=True)
@@ -145,7 +95,7 @@ def measure(mask, scan=None) -> pd.DataFrame:
         for k, f in (("smallest", np.min), ("median", np.median), ("mean", np.mean), ("largest", np.max))
     }
     if scan is not None:
-        scan = volumes.check(scan, "scan") if isinstance(scan, Nifti1Image) else volumes.load(scan)
+        scan = volumes.read(scan, "scan")
         volumes.check_same_grid(mask, scan, ("mask", "scan"))
         values = volumes.array(scan, np.float32)
         rest = values[(values != 0) & (data == 0)]
