@@ -298,12 +298,33 @@ def test_halving_takes_the_mean_and_at_least_half_of_the_mask():
 def test_normalised_channels_have_mean_0_and_deviation_1_whatever_the_scanner():
     rng = np.random.default_rng(0)
     image = rng.gamma(2, 20, (24, 24, 12, 3))
-    found = lgg.normalise(image)
+    found = lgg.normalise(image, how="zscore")
     np.testing.assert_allclose(found.mean(axis=(0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(found.std(axis=(0, 1, 2)), 1, atol=1e-4)
-    np.testing.assert_allclose(lgg.normalise(image * [2, 3, 0.5] + 7), found, atol=1e-4)
-    image[0, 0, 0] = 1e6  # one bright pixel changes next to nothing
-    assert np.abs(lgg.normalise(image) - found)[1:].max() < 0.05
+    for how in ("zscore", "tissue"):
+        found = lgg.normalise(image, how=how)
+        np.testing.assert_allclose(lgg.normalise(image * [2, 3, 0.5] + 7, how=how), found, atol=1e-4)
+        bright = image.copy()
+        bright[0, 0, 0] = 1e6  # one bright pixel changes next to nothing
+        assert np.abs(lgg.normalise(bright, how=how) - found)[1:].max() < 0.05
+    with pytest.raises(ValueError, match="choose tissue or zscore"):
+        lgg.normalise(image, how="other")
+
+
+def test_tissue_is_0_whatever_surrounds_it():
+    def head(air, fat):
+        image = np.zeros((40, 40, 4, 1), np.float32)
+        image[air:-air, air:-air] = 100
+        image[air : air + 2, air:-air] = fat
+        image[20:23, 20:23] = 150
+        return lgg.normalise(image, clip=(0, 100))[..., 0]
+
+    for air, fat in ((4, 180), (10, 250), (12, 400)):
+        scaled = head(air, fat)
+        assert scaled[0, 0, 0] == -2
+        assert scaled[18, 18, 0] == 0
+        assert scaled[21, 21, 0] == 1
+    assert not lgg.normalise(np.full((8, 8, 2, 1), 7.0)).any()
 
 
 def test_steps_write_what_the_next_reads(done):
@@ -765,10 +786,22 @@ def test_the_best_threshold_is_found(done, monkeypatch):
     names = sorted(lgg.find(done.data)["patient"].unique())[:2]
     soft = {lgg.load(done.results, p)[0].tobytes(): np.where(lgg.load(done.results, p)[1], 0.4, 0.3) for p in names}
     monkeypatch.setattr(networks, "predict_small", lambda model, image: soft[image.tobytes()])
-    found = lgg.choose_threshold(None, done, names)
-    assert found.idxmax() == 0.35
-    assert found[0.35] == found[0.4] == 1
-    assert found[0.45] == 0
+    threshold, found = lgg.choose_threshold(None, done, names)
+    assert threshold == 0.4  # .35 is as good, .4 is nearer to .5
+    assert list(found.index) == names
+    assert (found[[0.35, 0.4]] == 1).all(axis=None)
+    assert (found[0.45] == 0).all()
+
+
+def test_one_patient_does_not_decide_the_threshold():
+    from segkit.studies.lgg.networks import within_error
+
+    rest = pd.DataFrame({0.05: [0.8] * 7, 0.3: [0.81] * 7, 0.5: [0.82] * 7})
+    odd = pd.concat([rest, pd.DataFrame({0.05: [0.5], 0.3: [0.3], 0.5: [0.1]})])
+    assert odd.mean().idxmax() == 0.05
+    assert within_error(odd) == [0.05, 0.3, 0.5]
+    assert within_error(rest) == [0.5]  # all agree
+    assert within_error(rest.iloc[:1]) == [0.5]
 
 
 def test_networks_that_take_no_slices_of_three_sequences_are_refused():

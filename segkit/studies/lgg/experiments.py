@@ -66,7 +66,7 @@ def cross_validate(run: common.Run, *, folds: Sequence[int] = (1, 2, 3, 4, 5), v
             continue
         chosen, name = split(patients, fold=fold), f"fold{fold}_{RELEASED}"
         model, _ = train_members(run, chosen, name=name, verbose=verbose)
-        threshold = float(choose_threshold(model, run, chosen["selection"]).idxmax())
+        threshold, _ = choose_threshold(model, run, chosen["selection"])
         method = functools.partial(predict, model, size=profile.size)
         scores = evaluate({name: method}, run.data, run.results, chosen["test"], threshold=threshold)
         done = common.add_rows(path, done, scores.assign(fold=fold, threshold=threshold, recipe=recipe))

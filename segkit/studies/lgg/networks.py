@@ -18,7 +18,7 @@ from segkit.studies.lgg.steps import load, normalise, pad_square, resize, uprigh
 
 THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 16))
 COLOURS = ("#00C000", "#E00000")  # truth, prediction: as the report draws them
-AUGMENTATION = {"flips": (1,), "rotate": 20, "scale": 0.15, "gain": 0.2, "noise": 0.15}
+AUGMENTATION = {"flips": (1,), "rotate": 20, "scale": 0.15, "gain": 0.1, "noise": 0.15}
 HOLLOW = 0.25  # share of samples whose tumour is given another intensity inside
 DROPPED = 0.08  # share of samples in which pre, and post, are replaced by FLAIR, as where a sequence is missing
 
@@ -270,8 +270,13 @@ def to_mask(probabilities: np.ndarray, *, threshold: float = 0.5, largest: bool 
 
 def choose_threshold(
     model, run: common.Run, patients: Sequence[str], *, among: Sequence[float] = THRESHOLDS
-) -> pd.Series:
-    """Mean Dice a patient for each threshold, on selection patients; ``.idxmax()`` is the one to use."""
+) -> tuple[float, pd.DataFrame]:
+    """The threshold for a model, by selection patients: of those that :func:`within_error` of the best mean Dice, the nearest to .5.
+
+    Returns
+    -------
+    threshold, DataFrame of Dice (a row a patient, a column a threshold)
+    """
     from segkit import metrics
 
     rows = []
@@ -279,7 +284,19 @@ def choose_threshold(
         image, mask = load(run.results, patient)
         found = predict_small(model, image)
         rows.append({at: metrics.dice(mask, to_mask(found, threshold=at)) for at in among})
-    return pd.DataFrame(rows).mean().rename("Dice").rename_axis("threshold")
+    table = pd.DataFrame(rows, index=list(patients))
+    return min(within_error(table), key=lambda at: (abs(at - 0.5), at)), table
+
+
+def within_error(table: pd.DataFrame) -> list:
+    """Columns whose mean is not lower than the best column's by more than the standard error of the difference over the rows.
+
+    With few patients, the one of the highest mean may owe it to a single patient (the one-standard-error rule: Breiman et al.,
+    Classification and regression trees, 1984, section 3.4.3).
+    """
+    behind = -table.sub(table[table.mean().idxmax()], axis=0)
+    error = behind.std(ddof=1).fillna(0) / np.sqrt(len(table))
+    return list(table.columns[behind.mean() <= error + 1e-12])
 
 
 def release(run: common.Run, name: str, scores: pd.DataFrame) -> list[Path]:
