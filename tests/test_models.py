@@ -24,7 +24,7 @@ COUNTS = {
 OURS = {
     "atrium_unet_slim": 1_945_233,
     "atrium_unet3d": 1_401_265,
-    "lgg_unet_slices": 1095241,
+    "lgg_unet_slices": 1_095_241,
     "qsm_double_branch": 9_587_121,
     "qsm_nuclei": 2_208_106,
     "wmh_unet_slices": 1_939_297,
