@@ -243,6 +243,13 @@ def test_boxes_have_a_group_each_and_leave_out_who_has_none():
     assert dots == [[1, 2], [3]]
 
 
+def test_boxes_of_categories_keep_their_order():
+    order = pd.CategoricalDtype(["small", "middle", "large"], ordered=True)
+    table = pd.DataFrame({"f": [1.0, 2, 3], "bin": pd.Series(["large", "small", "large"], dtype=order)})
+    figure = plots.boxes(table, ["f"], by="bin", source="phantom")
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["small\nn 1", "large\nn 2"]
+
+
 def test_contours_in_colours_of_ones_own():
     mask = np.zeros((8, 8, 3))
     mask[2:5, 2:5, 1] = 1

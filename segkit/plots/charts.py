@@ -48,9 +48,16 @@ def ranked(values: pd.Series, *, ylabel: str, title: str = "", source: str | Non
 def boxes(
     table: pd.DataFrame, columns: Sequence[str], *, by: str, title: str = "", source: str | None = None
 ) -> Figure:
-    """A box plot a column, split by the groups of ``by``, each subject a dot; subjects without a group are left out."""
+    """A box plot a column, split by the groups of ``by`` (numbers, text, or categories in their order), each subject a dot.
+
+    Subjects without a group are left out.
+    """
     known = table[table[by].notna()]
-    groups = sorted(known[by].unique())
+    groups = (
+        sorted(known[by].unique())
+        if known[by].dtype != "category"
+        else list(known[by].cat.remove_unused_categories().cat.categories)
+    )
     figure = Figure(figsize=(2.9 * len(columns) + 0.4, 3.4), layout="constrained")
     for ax, column in zip(np.atleast_1d(figure.subplots(1, len(columns))), columns, strict=True):
         parts = [known.loc[known[by] == g, column].dropna().to_numpy(float) for g in groups]
@@ -58,7 +65,8 @@ def boxes(
         for k, part in enumerate(parts):
             spread = np.linspace(-0.18, 0.18, part.size) if part.size > 1 else np.zeros(part.size)
             ax.plot(k + 1 + spread, part, "o", ms=3, alpha=0.6, color=COLOURS[k % len(COLOURS)])
-        labels = [f"{int(g) if float(g).is_integer() else g}\nn {p.size}" for g, p in zip(groups, parts, strict=True)]
+        whole = [isinstance(g, float) and g.is_integer() for g in groups]
+        labels = [f"{int(g) if w else g}\nn {p.size}" for g, w, p in zip(groups, whole, parts, strict=True)]
         ax.set_xticks(range(1, len(groups) + 1), labels)
         ax.set_title(column.replace("_", " "), fontsize=9)
         ax.grid(axis="y", alpha=0.3)
