@@ -9,6 +9,9 @@ from segkit import models
 COUNTS = {
     "ibsr_unet2d": 3_918_692,
     "ibsr_unet2d_4level": 968_804,
+    "ibsr_resunet2d": 9_895_364,
+    "ibsr_denseunet2d": 15_479_972,
+    "ibsr_denseunet2d_full": 25_845_480,
     "ibsr_unet3d": 11_752_868,
     "qsm_unet3d": 5_644_913,
     "qsm_unet3d_base32": 22_575_329,
@@ -44,6 +47,25 @@ def test_every_preset_has_a_published_count():
 @pytest.mark.parametrize("name", OURS)
 def test_parameter_count_of_our_own(name):
     assert models.build(name).count_params() == OURS[name]
+
+
+def test_variants_of_the_concatenated_networks():
+    """The code's skips with true dense blocks, and what "residual" means elsewhere (STUDIES, section 0)."""
+    mixed = models.build("ibsr_denseunet2d_full", skips="deepest")
+    assert mixed.count_params() == 24_839_460
+    added = models.build("ibsr_resunet2d", add=True, filters=(4, 6))
+    assert added.get_layer("down1_add").output.shape[-1] == 4
+    level = models.build("ibsr_denseunet2d", filters=(4, 6, 8))
+    assert level.get_layer("down1_join").output.shape[-1] == 1 + 4
+    assert level.get_layer("down2_dense").output.shape[-1] == 1 + 4 + 6
+    assert level.get_layer("up2_concat").output.shape[-1] == 6 + (5 + 6)  # the deepest skip holds its level's input
+    assert level.get_layer("up1_concat").output.shape[-1] == 4 + 4
+    whole = models.build("ibsr_denseunet2d_full", filters=(4, 6))
+    assert whole.get_layer("down1_join").output.shape[-1] == 1 + 4 + 4
+    with pytest.raises(ValueError, match="skips must be"):
+        models.build("ibsr_resunet2d", skips="all")
+    with pytest.raises(ValueError, match="cannot be halved 4 times; use a multiple of 16"):
+        models.build("ibsr_resunet2d", input_shape=(20, 20, 1))
 
 
 @pytest.mark.parametrize("rank", [2, 3])

@@ -3,12 +3,14 @@
 import keras
 
 from segkit.models.bunet import bunet
+from segkit.models.concatenated import concatenated_unet
 from segkit.models.dense import dense_generator
 from segkit.models.double_branch import double_branch
 from segkit.models.pretrained import backbone_unet, resnet50_unet
 from segkit.models.unet import unet
 
 _IBSR = {"convs": 1, "upsampling": "nearest", "dropout": 0.4, "head": "softmax", "classes": 4}
+_CONCATENATED = {"filters": (32, 64, 128, 256, 512), "classes": 4, "dropout": 0.4}
 _QSM = {
     "input_shape": (None, None, None, 1),
     "classes": 1,
@@ -29,6 +31,9 @@ _LGG = {"input_shape": (None, None, 3), "classes": 1, "convs": 2, "head": "sigmo
 _PRESETS = {
     "ibsr_unet2d": (unet, _IBSR | {"filters": (32, 64, 128, 256, 512)}),
     "ibsr_unet2d_4level": (unet, _IBSR | {"filters": (32, 64, 128, 256)}),
+    "ibsr_resunet2d": (concatenated_unet, _CONCATENATED),
+    "ibsr_denseunet2d": (concatenated_unet, _CONCATENATED | {"dense": True, "skips": "deepest"}),
+    "ibsr_denseunet2d_full": (concatenated_unet, _CONCATENATED | {"dense": True, "keep_first": True, "skips": "given"}),
     "ibsr_unet3d": (unet, _IBSR | {"filters": (32, 64, 128, 256, 512), "input_shape": (None, None, None, 1)}),
     "qsm_unet3d": (unet, _QSM | {"filters": (16, 32, 64, 128, 256)}),
     "qsm_unet3d_base32": (unet, _QSM | {"filters": (32, 64, 128, 256, 512)}),
