@@ -34,6 +34,11 @@ _PRESETS = {
     "ibsr_resunet2d": (concatenated_unet, _CONCATENATED),
     "ibsr_denseunet2d": (concatenated_unet, _CONCATENATED | {"dense": True, "skips": "deepest"}),
     "ibsr_denseunet2d_full": (concatenated_unet, _CONCATENATED | {"dense": True, "keep_first": True, "skips": "given"}),
+    # ours: a slice and its two neighbours
+    "ibsr_unet_slices": (unet, {
+        "input_shape": (None, None, 3), "classes": 4, "filters": (16, 32, 64, 128, 256), "convs": 2, "bias": False,
+        "normalization": "batch", "upsampling": "transpose",
+    }),
     "ibsr_unet3d": (unet, _IBSR | {"filters": (32, 64, 128, 256, 512), "input_shape": (None, None, None, 1)}),
     "qsm_unet3d": (unet, _QSM | {"filters": (16, 32, 64, 128, 256)}),
     "qsm_unet3d_base32": (unet, _QSM | {"filters": (32, 64, 128, 256, 512)}),

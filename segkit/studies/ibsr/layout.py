@@ -33,6 +33,9 @@ class Profile:
     learning_rate: float = 1e-3
     batch_size: int = 64
     n4_shrink: int = 4
+    recipe_minutes: float | None = None  # of our own recipe
+    recipe_batch: int = 16
+    recipe_steps: int = 150  # batches an epoch
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -43,14 +46,14 @@ class Profile:
 PROFILES = {
     "smoke": Profile(
         "smoke", {"Training_Set": 2, "Validation_Set": 2, "Test_Set": 1}, ("ibsr_unet2d_4level",),
-        minutes=None, epochs=1, coarse=2, filters=(4, 8, 8, 8), batch_size=16, n4_shrink=2,
+        minutes=None, epochs=1, coarse=2, filters=(4, 8, 8, 8), batch_size=16, n4_shrink=2, recipe_batch=4, recipe_steps=3,
     ),
     # a few hundred steps: the Dice term finds the ventricles in them, which cross-entropy alone does not
     "quick": Profile(
         "quick", {"Training_Set": 4, "Validation_Set": 2, "Test_Set": 1}, ("ibsr_unet2d_4level",), minutes=2, epochs=None,
         loss="cross_entropy_dice", learning_rate=2e-3, batch_size=32,
     ),
-    "full": Profile("full", None, ("ibsr_unet2d_4level", "ibsr_unet2d"), minutes=30, epochs=200),
+    "full": Profile("full", None, ("ibsr_unet2d_4level", "ibsr_unet2d"), minutes=30, epochs=200, recipe_minutes=90),
 }  # fmt: skip
 
 
