@@ -1,5 +1,7 @@
 """IBSR: our own recipe of slices in three planes."""
 
+import dataclasses
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ def done(tmp_path_factory):
     run = ibsr.start("smoke", results=tmp_path_factory.mktemp("results"))
     ibsr.preprocess(run.data, run.results, n4=False, jobs=1)
     ibsr.standardise(run.data, run.results, shape=run.profile.grid)
+    ibsr.extract(run.data, run.results)
     return run
 
 
@@ -68,3 +71,69 @@ def test_mirroring_makes_the_labels_of_a_mirrored_head_the_mirrored_labels(done)
         for i in (image, flipped)
     ]
     assert (both[0] == both[1][::-1]).mean() > 0.99  # not all: sides are padded at one end
+
+
+# -- experiments
+
+
+def test_cells_resume_and_rows_of_another_recipe_are_refused(done, monkeypatch):
+    from segkit.studies.ibsr import experiments
+
+    cells = {"as it is": {}, "raw intensities": {"intensities": "raw"}, "without N4": {"n4": False}}
+    monkeypatch.setattr(experiments, "ABLATION", cells)
+    rows = experiments.ablation(done, verbose=0)
+    assert list(rows["cell"].unique()) == list(cells)
+    parts = ibsr.split(ibsr.find(done.data))
+    for _, group in rows.groupby("cell"):
+        assert set(group["subject"]) == set(parts["validation"])
+        assert len(group) == len(parts["validation"]) * len(ibsr.LABELS)
+    calls = []
+    monkeypatch.setattr(experiments, "train", lambda *a, **k: calls.append(k))
+    again = experiments.ablation(done, verbose=0)
+    assert calls == []
+    assert len(again) == len(rows)
+    other = dataclasses.replace(done, seed=1)
+    with pytest.raises(ValueError, match="holds rows of another recipe"):
+        experiments.ablation(other, verbose=0)
+
+
+@pytest.mark.parametrize("network", ["ibsr_resunet2d", "ibsr_denseunet2d", "ibsr_unet3d"])
+def test_every_network_of_the_report_trains_and_labels_a_scan(network, done):
+    slim = dataclasses.replace(done.profile, filters=(4, 8), recipe_steps=2)
+    parts = ibsr.split(ibsr.find(done.data))
+    model, history = ibsr.train(network, done.results, parts, slim, verbose=0)
+    assert np.isfinite(history["loss"]).all()
+    image, _ = ibsr.load_padded(done.results, parts["validation"][0])
+    found = ibsr.predict(model, image, spacing_mm=volumes.spacing(image))
+    volumes.check_same_grid(image, found)
+
+
+def test_every_cell_names_settings_that_exist():
+    from segkit import losses as known
+    from segkit.studies.ibsr import experiments
+
+    for cells in (experiments.NETWORKS, experiments.LOSSES, experiments.ABLATION):
+        for name, settings in cells.items():
+            known.get(settings.get("loss", "cross_entropy"), **settings.get("loss_settings", {}))
+            own = {k: v for k, v in settings.items() if k in ("dropout", "normalization")}
+            assert models.build(settings.get("network", "ibsr_unet2d_4level"), filters=(2, 2), **own), name
+
+
+def test_the_recipe_is_taken_apart_and_released(done, monkeypatch, tmp_path):
+    from segkit.studies import common
+    from segkit.studies.ibsr import experiments
+
+    rows = experiments.recipe(done, verbose=0)
+    assert {recipe.NETWORK, "no mirroring", "largest component", "without N4 at prediction"} <= set(rows["cell"])
+    monkeypatch.setattr(common, "home", lambda: tmp_path)
+    table = experiments.release_recipe(done, verbose=0)
+    assert table["MB"].iloc[0] < 5
+    assert (tmp_path / "results_dir" / "ibsr" / "saved_models" / f"{recipe.NETWORK}.scores.csv").is_file()
+
+
+def test_folds_score_every_labelled_subject_once(done):
+    from segkit.studies.ibsr import experiments
+
+    rows = experiments.folds(done, count=2, verbose=0)
+    labelled = ibsr.find(done.data).query("label.notna()").index
+    assert sorted(rows[rows["label"] == "GM"]["subject"]) == sorted(labelled)

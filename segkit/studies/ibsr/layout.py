@@ -34,6 +34,9 @@ class Profile:
     batch_size: int = 64
     n4_shrink: int = 4
     recipe_minutes: float | None = None  # of our own recipe
+    cell_minutes: dict[str, float | None] = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(("networks", "losses", "ablation", "folds"))
+    )
     recipe_batch: int = 16
     recipe_steps: int = 150  # batches an epoch
 
@@ -53,7 +56,10 @@ PROFILES = {
         "quick", {"Training_Set": 4, "Validation_Set": 2, "Test_Set": 1}, ("ibsr_unet2d_4level",), minutes=2, epochs=None,
         loss="cross_entropy_dice", learning_rate=2e-3, batch_size=32,
     ),
-    "full": Profile("full", None, ("ibsr_unet2d_4level", "ibsr_unet2d"), minutes=30, epochs=200, recipe_minutes=90),
+    "full": Profile(
+        "full", None, ("ibsr_unet2d_4level", "ibsr_unet2d"), minutes=30, epochs=200, recipe_minutes=90,
+        cell_minutes={"networks": 60, "losses": 25, "ablation": 8, "folds": 30},
+    ),
 }  # fmt: skip
 
 

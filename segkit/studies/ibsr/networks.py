@@ -14,6 +14,7 @@ from sklearn.mixture import GaussianMixture
 from segkit import files, intensity, volumes
 from segkit.studies import common, releases
 from segkit.studies.ibsr.layout import LABELS, RELEASED, SPACING_MM, Profile
+from segkit.studies.ibsr.recipe import cubes
 from segkit.studies.ibsr.steps import load_patches, normalise
 
 
@@ -25,13 +26,48 @@ def build(network: str, profile: Profile, **settings):
 
 
 def train(
-    network: str, results: Path, subjects: dict[str, list[str]], profile: Profile, *, seed: int = 0, verbose="auto"
+    network: str,
+    results: Path,
+    subjects: dict[str, list[str]],
+    profile: Profile,
+    *,
+    name: str | None = None,
+    minutes: float | None = None,
+    loss: str | None = None,
+    loss_settings: dict | None = None,
+    optimizer: str = "adam",
+    learning_rate: float | None = None,
+    schedule: str = "cosine",
+    batch_size: int | None = None,
+    augmented: bool = True,
+    intensities: str = "zscore",
+    seed: int = 0,
+    verbose="auto",
+    **settings,
 ):
     """Train ``network`` on the patches, or go on with an interrupted run; ``(model, history)``.
 
     Categorical cross-entropy, Adam 1e-3, batch 64 and dropout .4 as in the report's code (the quick profile adds a Dice
     term and takes larger steps); z-score, small rotations and scalings on the fly, a cosine schedule and dropout off at
-    inference are ours.
+    inference are ours. A 3D network sees random boxes of 64³ instead (the report does not give their size).
+
+    Parameters
+    ----------
+    subjects : dict
+        ``train`` and ``selection``.
+    name : str, optional
+        Of the run folder; default the network's.
+    minutes, loss, learning_rate, batch_size : optional
+        Default the profile's.
+    loss_settings : dict, optional
+        Go to :func:`segkit.losses.get`.
+    schedule : {"cosine", "plateau", "constant"}
+    augmented : bool
+        Rotate and scale samples, and change their contrast.
+    intensities : {"zscore", "raw"}
+        Of the brain, or as they are, as the report's code has them.
+    **settings
+        Go to :func:`segkit.models.build`, such as ``dropout=``, ``normalization=`` or ``filters=``.
     """
     import keras
 
@@ -39,29 +75,43 @@ def train(
 
     keras.utils.set_random_seed(seed)
     training.precision()
-    model = build(network, profile)
-    sets = {}
+    model = build(network, profile, **settings)
+    volumetric = len(model.inputs[0].shape) == 5
+    own = {"classes": 4, "batch_size": batch_size or (2 if volumetric else profile.batch_size), "seed": seed}
+    turns = {"flips": (), "rotate": 15, "scale": 0.15, "gain": 0.1}
+    sets: dict = {}
     for side, chosen in (("train", subjects["train"]), ("validation", subjects["selection"])):
-        images, maps = load_patches(results, chosen)
-        learn = (
-            {"augment": augment.slices(flips=(), rotate=15, scale=0.15, gain=0.1)}
-            if side == "train"
-            else {"shuffle": False}
-        )
-        sets[side] = data.Arrays(images, maps, chosen, classes=4, batch_size=profile.batch_size, seed=seed, **learn)
+        learns = side == "train"
+        if volumetric:
+            known = cubes(results, chosen)
+            moves = {"augment": augment.volumes(**turns)} if learns and augmented else {}
+            steps = profile.recipe_steps if learns else 4 * len(chosen)
+            patch = [min(64, n) for n in next(iter(known.values()))[1].shape]
+            sets[side] = data.Patches(known, patch=patch, foreground=0.8, steps=steps, **own, **moves)
+            continue
+        images, maps = load_patches(results, chosen, raw=intensities == "raw")
+        learn = {"shuffle": False} if not learns else {"augment": augment.slices(**turns)} if augmented else {}
+        sets[side] = data.Arrays(images, maps, chosen, **own, **learn)
     history = training.fit(
-        model, sets["train"], sets["validation"], run=results / "runs" / network, loss=losses.get(profile.loss),
-        epochs=profile.epochs, minutes=profile.minutes, learning_rate=profile.learning_rate, schedule="cosine", seed=seed, verbose=verbose,
-        settings={"normalisation": "z-score in the brain", "dropout at inference": False},
+        model, sets["train"], sets["validation"], run=results / "runs" / (name or network),
+        loss=losses.get(loss or profile.loss, **(loss_settings or {})), epochs=profile.epochs,
+        minutes=profile.minutes if minutes is None else minutes, optimizer=optimizer,
+        learning_rate=learning_rate or profile.learning_rate, schedule=schedule, seed=seed, verbose=verbose,
+        settings={
+            "normalisation": {"zscore": "z-score in the brain", "raw": "none"}[intensities], "dropout at inference": False,
+        },
     )  # fmt: skip
     return model, history
 
 
-def predict(model, image: Nifti1Image, *, spacing_mm: Sequence[float] = SPACING_MM, **settings) -> Nifti1Image:
+def predict(
+    model, image: Nifti1Image, *, spacing_mm: Sequence[float] = SPACING_MM, raw: bool = False, **settings
+) -> Nifti1Image:
     """Labels of a bias-corrected scan on the scan's own grid.
 
     The scan is turned to RAS+, resampled where its voxels differ by more than a fifth from ``spacing_mm``, cut to the
-    brain, z-scored, segmented slice by slice (first axis), and the labels are brought back with nearest neighbour.
+    brain, z-scored (unless ``raw``), segmented slice by slice (first axis; a 3D network by blended boxes of 64³), and the labels
+    are brought back with nearest neighbour.
     """
     from segkit import inference
 
@@ -70,7 +120,10 @@ def predict(model, image: Nifti1Image, *, spacing_mm: Sequence[float] = SPACING_
     if ratio.max() > 1.2 or ratio.min() < 1 / 1.2:
         work = volumes.resample(work, spacing_mm=spacing_mm, kind="image")
     start, shape = volumes.bounding_box(volumes.array(work) > 0, margin=8)
-    cropped = volumes.crop(volumes.like(normalise(work), work), shape, start=start)
+    values = volumes.array(work, np.float32) if raw else normalise(work)
+    cropped = volumes.crop(volumes.like(values, work), shape, start=start)
+    if len(model.inputs[0].shape) == 5:
+        settings = {"patch": (64, 64, 64), "batch_size": 2} | settings
     found = inference.predict(model, cropped, axis=0, **settings)
     return volumes.resample(found, like=image, kind="label")
 

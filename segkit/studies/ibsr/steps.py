@@ -123,10 +123,17 @@ def load_padded(results: Path, subject: str) -> tuple[Nifti1Image, Nifti1Image |
     return image, labels.as_labels(volumes.load(label), LABELS, label) if label.is_file() else None
 
 
-def load_patches(results: Path, subjects: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Patches of several subjects: images (n, size, size, 1) and labels (n, size, size)."""
+def load_patches(results: Path, subjects: Sequence[str], *, raw: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Patches of several subjects: images (n, size, size, 1) and labels (n, size, size).
+
+    ``raw`` cuts them anew without the z-score, as the report's code has them.
+    """
     parts = []
     for subject in subjects:
+        if raw:
+            image, label = load_padded(results, subject)
+            parts.append(cut(volumes.array(image, np.float32), volumes.array(label)))
+            continue
         with np.load(
             common.need(results / "patches" / f"{subject}.npz", "02_downsampling"), allow_pickle=False
         ) as part:

@@ -1,0 +1,211 @@
+"""Runs of an hour or more, in cells that resume: networks, losses, ablations, our own recipe.
+
+    python -m segkit.studies.ibsr.experiments networks --data DIR   the report's networks at equal minutes (Table 1)
+    python -m segkit.studies.ibsr.experiments losses --data DIR     the loss comparison on the four-level net (Tables 4 to 6)
+    python -m segkit.studies.ibsr.experiments ablation --data DIR   one setting changed at a time
+    python -m segkit.studies.ibsr.experiments recipe --data DIR     our own recipe, trained, scored and taken apart
+    python -m segkit.studies.ibsr.experiments folds --data DIR      the recipe on five folds over all labelled subjects
+    python -m segkit.studies.ibsr.experiments release --data DIR    the recipe into saved_models, with its scores
+
+Each cell ends with rows of a CSV in ``tables/``; what is there is not run again. Recipes are chosen on the selection subjects; the
+validation volumes are scored once a cell.
+"""
+
+import argparse
+import functools
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from nibabel import Nifti1Image
+
+from segkit import intensity, volumes
+from segkit.studies import common
+from segkit.studies.ibsr.layout import find, split, start
+from segkit.studies.ibsr.networks import predict, release, train
+from segkit.studies.ibsr.recipe import AUGMENTATION, NETWORK, predict_recipe, train_recipe
+from segkit.studies.ibsr.steps import extract, preprocess, standardise
+from segkit.studies.ibsr.tables import evaluate
+
+# network and settings of each cell; the four-level net is that of the report's Table 1
+NETWORKS: dict[str, dict] = {
+    "2D U-Net": {"network": "ibsr_unet2d_4level"}, "2D U-Net, five levels": {"network": "ibsr_unet2d"},
+    "ResUNet": {"network": "ibsr_resunet2d"}, "DenseUNet": {"network": "ibsr_denseunet2d"}, "3D U-Net": {"network": "ibsr_unet3d"},
+}  # fmt: skip
+LOSSES: dict[str, dict] = {
+    "cross-entropy": {}, "CSF-weighted": {"loss": "weighted_cross_entropy", "loss_settings": {"class_weights": [1, 3, 1, 1]}},
+    "focal": {"loss": "focal"}, "Tversky": {"loss": "tversky", "loss_settings": {"alpha": 0.5, "beta": 0.5}},
+    "focal Tversky": {"loss": "focal_tversky"}, "Dice": {"loss": "dice"},
+}  # fmt: skip
+ABLATION: dict[str, dict] = {
+    "as it is": {}, "not augmented": {"augmented": False}, "raw intensities": {"intensities": "raw"}, "without N4": {"n4": False},
+    "five levels": {"network": "ibsr_unet2d"}, "batch of 32": {"batch_size": 32}, "no dropout": {"dropout": 0.0},
+    "dropout .25": {"dropout": 0.25}, "dropout .5": {"dropout": 0.5}, "batch normalisation": {"normalization": "batch"},
+    "plateau schedule": {"schedule": "plateau"},
+    "SGD": {"optimizer": {"class_name": "sgd", "config": {"momentum": 0.9}}, "learning_rate": 1e-2},
+    "Adadelta": {"optimizer": "adadelta", "learning_rate": 1.0},
+}  # fmt: skip
+SCORES = ["subject", "label", "dice", "hd95_mm", "avd_percent", "legacy_dice", "legacy_hausdorff_voxels", "legacy_avd"]
+
+
+def recipe_of(run: common.Run, what: str, minutes: float | None) -> str:
+    """What a row was made with; the last word changes with the profile and the subjects."""
+    settings = (run.profile, sorted(AUGMENTATION.items()), sorted(split(find(run.data)).items()))
+    mark = hashlib.sha256(repr(settings).encode()).hexdigest()[:6]
+    budget = f"{minutes:g} minutes" if minutes else f"{run.profile.epochs} epochs"
+    return f"{what}, {budget}, seed {run.seed}, settings {mark}"
+
+
+def networks(run: common.Run, *, verbose=2) -> pd.DataFrame:
+    """The report's networks at equal minutes: ``tables/networks.csv``, a row a network, subject and tissue."""
+    return _cells(run, "networks", NETWORKS, run.profile.cell_minutes["networks"], verbose)
+
+
+def losses(run: common.Run, *, verbose=2) -> pd.DataFrame:
+    """The losses of the report's Tables 4 to 6, and Dice, on the four-level net: ``tables/losses.csv``."""
+    return _cells(run, "losses", LOSSES, run.profile.cell_minutes["losses"], verbose)
+
+
+def ablation(run: common.Run, *, verbose=2) -> pd.DataFrame:
+    """One setting of the report's changed at a time, on the four-level net: ``tables/ablation.csv``."""
+    return _cells(run, "ablation", ABLATION, run.profile.cell_minutes["ablation"], verbose)
+
+
+def _cells(run: common.Run, what: str, cells: dict[str, dict], minutes: float | None, verbose) -> pd.DataFrame:
+    path, recipe = run.results / "tables" / f"{what}.csv", recipe_of(run, what, minutes)
+    done, parts = common.read_rows(path, recipe), split(find(run.data))
+    for name, settings in cells.items():
+        if len(done) and (done["cell"] == name).any():
+            continue
+        settings = {"network": "ibsr_unet2d_4level"} | settings
+        results = run.results if settings.pop("n4", True) else without_n4(run)
+        method, history, model = _trained(run, results, f"{what}_{name}".replace(" ", "_"), settings, minutes, verbose)
+        scores = evaluate({name: method}, run.data, results, parts["validation"])
+        cell = scores[SCORES].assign(
+            cell=name, network=settings["network"], parameters=model.count_params(), epochs=len(history),
+            seconds=float(history["seconds"].iloc[-1]), recipe=recipe,
+        )  # fmt: skip
+        done = common.add_rows(path, done, cell)
+    return done
+
+
+def _trained(run: common.Run, results, name: str, settings: dict, minutes: float | None, verbose):
+    """A cell's network: its prediction, its history and itself."""
+    settings = dict(settings)
+    network, raw = settings.pop("network"), settings.get("intensities") == "raw"
+    model, history = train(
+        network, results, split(find(run.data)), run.profile, name=name, minutes=minutes, seed=run.seed, verbose=verbose, **settings
+    )  # fmt: skip
+    spacing_mm = _spacing(run)
+    return functools.partial(predict, model, raw=raw, spacing_mm=spacing_mm), history, model
+
+
+def _spacing(run: common.Run) -> tuple[float, ...]:
+    from segkit.studies.ibsr.layout import SPACING_MM
+
+    return tuple(s * run.profile.coarse for s in SPACING_MM)
+
+
+def without_n4(run: common.Run):
+    """Results folder beside the run's whose files were made without N4."""
+    folder = run.results / "raw"
+    if not (folder / "patches").is_dir():
+        preprocess(run.data, folder, n4=False)
+        standardise(run.data, folder, shape=run.profile.grid)
+        extract(run.data, folder)
+    return folder
+
+
+def recipe(run: common.Run, *, verbose=2) -> pd.DataFrame:
+    """Train our own recipe, score it on the validation subjects and take it apart: ``tables/recipe.csv`` and ``tables/steps.csv``."""
+    minutes = run.profile.recipe_minutes
+    path, said = run.results / "tables" / "recipe.csv", recipe_of(run, NETWORK, minutes)
+    done, parts = common.read_rows(path, said), split(find(run.data))
+    model, history = train_recipe(run, parts, verbose=verbose)
+    for name, (method, results) in steps(run, model).items():
+        if len(done) and (done["cell"] == name).any():
+            continue
+        scores = evaluate({name: method}, run.data, results, parts["validation"])
+        done = common.add_rows(path, done, scores.assign(cell=name, epochs=len(history), minutes=minutes, recipe=said))
+    return done
+
+
+def steps(run: common.Run, model) -> dict[str, tuple[Callable[[Nifti1Image], Nifti1Image], object]]:
+    """The recipe with one of its steps left out or added: name to (callable, results folder whose images it is given)."""
+    own = functools.partial(predict_recipe, model, spacing_mm=_spacing(run))
+    plain = run.results
+    return {
+        NETWORK: (own, plain),
+        "coronal slices only": (functools.partial(own, planes=(1,)), plain),
+        "no mirroring": (functools.partial(own, mirror=False), plain),
+        "coronal only, no mirroring": (functools.partial(own, planes=(1,), mirror=False), plain),
+        "largest component": (functools.partial(own, tidy=True), plain),
+        "Perona–Malik first": (lambda image: own(smoothed(image)), plain),
+        "without N4 at prediction": (own, without_n4(run)),
+    }
+
+
+def smoothed(image: Nifti1Image) -> Nifti1Image:
+    """Perona–Malik with the report's settings on an image brought to 0 … 255; the background stays 0."""
+    data = volumes.array(image, np.float32)
+    out = intensity.perona_malik(255 * intensity.min_max(data))
+    return volumes.like(np.where(data > 0, out, 0).astype(np.float32), image)
+
+
+def folds(run: common.Run, *, count: int = 5, verbose=2) -> pd.DataFrame:
+    """The recipe on folds over all labelled subjects, each scored by a network that did not see it: ``tables/folds.csv``."""
+    minutes = run.profile.cell_minutes["folds"]
+    path, said = run.results / "tables" / "folds.csv", recipe_of(run, f"{NETWORK}, {count} folds", minutes)
+    done = common.read_rows(path, said)
+    everyone = sorted(find(run.data).query("label.notna()").index)
+    for k in range(count):
+        if len(done) and (done["fold"] == k + 1).any():
+            continue
+        test = everyone[k::count]
+        chosen = {"train": [s for s in everyone if s not in test], "selection": []}
+        model, _ = train_recipe(run, chosen, name=f"fold{k + 1}_{NETWORK}", minutes=minutes, verbose=verbose)
+        method = functools.partial(predict_recipe, model, spacing_mm=_spacing(run))
+        scores = evaluate({NETWORK: method}, run.data, run.results, test)
+        done = common.add_rows(path, done, scores.assign(fold=k + 1, recipe=said))
+    return done
+
+
+def release_recipe(run: common.Run, *, verbose=2) -> pd.DataFrame:
+    """Put the recipe's network, which never saw the validation subjects, into ``saved_models`` with its scores."""
+    rows = recipe(run, verbose=verbose)
+    path = release(run, NETWORK, rows[rows["cell"] == NETWORK].assign(method=NETWORK))
+    return pd.DataFrame({"file": [path.name], "MB": [round(path.stat().st_size / 1e6, 2)]})
+
+
+WHAT = {
+    "networks": networks, "losses": losses, "ablation": ablation, "recipe": recipe, "folds": folds, "release": release_recipe,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Long runs of the IBSR study, in cells that resume.")
+    parser.add_argument("what", choices=sorted(WHAT))
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--profile", default="full")
+    parser.add_argument("--results")
+    options = parser.parse_args()
+    run = start(options.profile, data=options.data, results=options.results)
+    prepare(run)
+    print(WHAT[options.what](run).to_string())
+
+
+def prepare(run: common.Run) -> None:
+    """Do what 00 to 02 do, where their files are not there."""
+    names = list(find(run.data).index)
+    if not all((run.results / "preprocessed" / f"{s}_bias_corrected.nii.gz").is_file() for s in names):
+        preprocess(run.data, run.results, shrink=run.profile.n4_shrink)
+    if not all((run.results / "padded" / f"{s}.nii.gz").is_file() for s in names):
+        standardise(run.data, run.results, shape=run.profile.grid)
+    if not (run.results / "patches").is_dir():
+        extract(run.data, run.results)
+
+
+if __name__ == "__main__":
+    main()
