@@ -16,13 +16,16 @@ SCORES = pd.DataFrame({"subject": ["a"], "dice": [0.123456789]})
 @pytest.fixture
 def release(tmp_path, monkeypatch):
     monkeypatch.setattr(common, "home", lambda: tmp_path)
+    home = tmp_path / "results_dir" / "lgg" / "full"
     for k in range(3):
         keras.utils.set_random_seed(k)
-        folder = tmp_path / "runs" / f"m{k}"
+        folder = home / "runs" / f"m{k}"
         folder.mkdir(parents=True)
         models.unet((None, None, 1), 1, filters=(2, 2)).save(folder / "best.keras")
         (folder / "run.json").write_text(f'{{"seed": {k}}}')
-    return releases.Release("lgg", "net"), types.SimpleNamespace(results=tmp_path)
+    return releases.Release("lgg", "net"), types.SimpleNamespace(
+        results=home, source=None, profile=types.SimpleNamespace(name="full")
+    )
 
 
 def test_members_are_released_together_and_replaced_by_the_next(release):
@@ -49,6 +52,13 @@ def test_a_missing_member_leaves_what_was_released(release):
     with pytest.raises(FileNotFoundError, match="run 03_training first"):
         net.save(run, ["m2", "missing"], SCORES)
     assert [p.name for p in net.files()] == ["net_1.keras", "net_2.keras"]
+
+
+def test_phantoms_do_not_replace_the_repositorys_models(release):
+    net, run = release
+    run.source, run.results = "phantom", releases.ROOT / "results_dir" / "lgg" / "smoke"
+    with pytest.raises(ValueError, match="full is a run on phantoms; give RESULTS another folder"):
+        net.save(run, "m0", SCORES)
 
 
 def test_models_of_a_user_are_taken_as_they_come(release):

@@ -13,7 +13,7 @@ from segkit.studies.ibsr import recipe
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    run = ibsr.start("smoke", results=tmp_path_factory.mktemp("results"))
+    run = ibsr.start("smoke", results=tmp_path_factory.mktemp("ibsr") / "results_dir")
     ibsr.preprocess(run.data, run.results, n4=False, jobs=1)
     ibsr.standardise(run.data, run.results, shape=run.profile.grid)
     ibsr.extract(run.data, run.results)

@@ -42,7 +42,7 @@ def tiny(folder, name="TCGA_CS_0001_20000101", count=4, size=16):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """Phantoms of the smoke profile through 01 and 02."""
-    run = lgg.start("smoke", results=tmp_path_factory.mktemp("lgg"))
+    run = lgg.start("smoke", results=tmp_path_factory.mktemp("lgg") / "results_dir")
     lgg.experiments.prepare(run)
     return run
 
@@ -466,12 +466,48 @@ def test_the_leakage_lesson_has_both_splits_and_their_gap(done):
     assert rows["shared_patients"].tolist()[1] == 0
     assert rows["shared_patients"].tolist()[0] >= 2
     gap = lgg.leakage_gap(rows).loc["gap"]
-    assert gap["dice"] == pytest.approx(rows["dice"][0] - rows["dice"][1])
+    assert gap["dice"] == pytest.approx(rows["dice"][0] - rows["dice"][1], nan_ok=True)
+    assert rows["same_slices"].nunique() == 1
+    assert (rows["same_slices"] <= rows["slices"]).all()
     before = (done.results / "tables" / "leakage.csv").read_text()
     pd.testing.assert_frame_equal(
         lgg.experiments.leakage(done, verbose=0), pd.read_csv(done.results / "tables" / "leakage.csv")
     )
     assert (done.results / "tables" / "leakage.csv").read_text() == before
+
+
+def test_slices_and_patients_are_drawn_as_the_report_cut_them():
+    from segkit.studies.lgg.experiments import _drawn
+
+    index = [(f"p{i:02d}", k) for i in range(40) for k in range(25)]
+    for seed in range(20):
+        slices, patients = (_drawn(index, kind, seed) for kind in ("slices", "patients"))
+        for side in (slices, patients):
+            shares = [(side == s).mean() for s in ("train", "selection", "test")]
+            np.testing.assert_allclose(shares, [0.765, 0.1, 0.135], atol=0.015)
+        of = np.array([p for p, _ in index])
+        assert not set(of[patients == "test"]) & set(of[patients != "test"])
+        assert len(set(of[slices == "test"]) & set(of[slices == "train"])) > 35
+    with pytest.raises(ValueError, match="2 patients are too few"):
+        _drawn([("a", 0), ("b", 0)], "patients", 0)
+
+
+def test_files_made_with_other_settings_are_made_again(done, monkeypatch):
+    from segkit.studies.lgg import steps
+
+    patient = lgg.find(done.data)["patient"][0]
+    path = done.results / "downsampled" / f"{patient}.npz"
+    before = path.stat().st_mtime_ns
+    lgg.experiments.prepare(done)
+    assert path.stat().st_mtime_ns == before
+    monkeypatch.setattr(steps, "HIGH", 98)
+    assert not steps.is_current(path, done.profile.size)
+    lgg.experiments.prepare(done)
+    assert path.stat().st_mtime_ns > before
+    assert steps.is_current(path, done.profile.size)
+    monkeypatch.undo()
+    lgg.experiments.prepare(done)
+    assert steps.is_current(path, done.profile.size)
 
 
 def test_rows_of_another_recipe_are_not_gone_on_with(done, tmp_path):
@@ -535,10 +571,25 @@ def test_each_site_is_scored_by_a_network_without_it(done, monkeypatch):
         assert not {table[p] for p in chosen["train"] + chosen["selection"]} & {site}
 
 
-def test_the_release_is_trained_on_everybody_and_beside_it_stand_the_folds_scores(done, tmp_path, monkeypatch):
+def test_a_release_needs_all_folds_of_its_own_recipe(done, monkeypatch, tmp_path):
+    rows = lgg.experiments.cross_validate(done, verbose=0)
+    monkeypatch.setattr(lgg.experiments, "train_members", None)
+    part = dataclasses.replace(done, results=tmp_path / "results_dir" / "lgg" / "smoke")
+    with pytest.raises(FileNotFoundError, match="experiments folds first"):
+        lgg.experiments.release_all(part, verbose=0)
+    (part.results / "tables").mkdir(parents=True)
+    rows[rows["fold"] < 5].to_csv(part.results / "tables" / "folds.csv", index=False)
+    with pytest.raises(ValueError, match="are not scored yet .*run the folds to their end first"):
+        lgg.experiments.release_all(part, verbose=0)
+    rows.assign(recipe="another").to_csv(part.results / "tables" / "folds.csv", index=False)
+    with pytest.raises(ValueError, match="holds rows of another recipe"):
+        lgg.experiments.release_all(part, verbose=0)
+
+
+def test_the_release_is_trained_on_everybody_and_beside_it_stand_the_folds_scores(done, monkeypatch):
     lgg.experiments.cross_validate(done, verbose=0)
-    folder = tmp_path / "results_dir" / "lgg" / "saved_models"
-    monkeypatch.setattr(common, "home", lambda: tmp_path)
+    folder = done.results.parent / "saved_models"
+    monkeypatch.setattr(common, "home", lambda: done.results.parents[2])
     row = lgg.experiments.release_all(done, verbose=0).iloc[0]
     assert row["MB"] < 5
     record = json.loads((folder / f"{lgg.RELEASED}.run.json").read_text())
@@ -552,7 +603,7 @@ def test_the_release_is_trained_on_everybody_and_beside_it_stand_the_folds_score
     assert lgg.predict(lgg.load_model(), image, size=32).shape == image.shape[:3]
 
 
-def test_members_differ_by_seed_share_the_minutes_and_are_averaged(done, tmp_path, monkeypatch):
+def test_members_differ_by_seed_share_the_minutes_and_are_averaged(done, monkeypatch):
     pair = dataclasses.replace(done, profile=dataclasses.replace(done.profile, members=2))
     chosen = lgg.split(lgg.labelled(lgg.find(done.data)))
     members, histories = lgg.train_members(pair, chosen, name="pair", verbose=0)
@@ -563,7 +614,7 @@ def test_members_differ_by_seed_share_the_minutes_and_are_averaged(done, tmp_pat
     np.testing.assert_allclose(
         both, (lgg.predict_small(members[0], image) + lgg.predict_small(members[1], image)) / 2, atol=1e-5
     )
-    monkeypatch.setattr(common, "home", lambda: tmp_path)
+    monkeypatch.setattr(common, "home", lambda: done.results.parents[2])
     written = lgg.release(pair, "pair", pd.DataFrame({"fold": [1], "threshold": [0.4]}))
     assert [p.name for p in written] == [f"{lgg.RELEASED}_{k}.keras" for k in (1, 2)]
     assert len(lgg.load_model()) == 2
@@ -639,6 +690,9 @@ def test_claims_on_genomics_are_told_on_real_data_only():
     assert row["verdict"] == "does not hold"
     assert "predicted masks p" in row["evidence"]
     assert set(radiogenomics.claims(manual, None, source="phantom")["verdict"]) == {"cannot be told here"}
+    nobody = radiogenomics.joined(table.set_axis([f"X{i}" for i in range(len(table))]), clinical)
+    with pytest.raises(ValueError, match=r"no patient has both shape features and clusters \(.*not in data.csv"):
+        radiogenomics.associations(nobody)
 
 
 def test_null_repetitions_are_called_something_as_rarely_as_said():

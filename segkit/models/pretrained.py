@@ -219,9 +219,12 @@ def backbone_unet(
 
 
 def _first_kernel(kernel: np.ndarray, channels: int, caffe: bool) -> np.ndarray:
-    """For inputs of mean 0 and deviation 1 in RGB order; for another number of channels the mean over colours."""
+    """For inputs of mean 0 and deviation 1 in RGB order; several pictures of three channels share its answer, any other number of
+    channels gets the mean over colours."""
     if caffe:
         kernel = kernel[:, :, ::-1] * np.float32(CAFFE_SCALE)
+    if channels > 3 and channels % 3 == 0:
+        return np.tile(kernel, (1, 1, channels // 3, 1)) * np.float32(3 / channels)
     return _spread_colours(kernel, (*kernel.shape[:2], channels, kernel.shape[3]))
 
 

@@ -12,10 +12,12 @@ from nibabel import Nifti1Image
 from segkit import files, plots, volumes
 from segkit.studies import common
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @dataclasses.dataclass(frozen=True)
 class Release:
-    """Model files of one study: ``results_dir/<study>/saved_models/<stem>.keras``, or ``<stem>_1.keras``, … where several are averaged.
+    """Model files of one study: ``saved_models/<stem>.keras`` in its results, or ``<stem>_1.keras``, … where several are averaged.
 
     Beside each stands ``….run.json`` (how it was trained), and ``<stem>.scores.csv`` (the scores of the recipe).
     """
@@ -35,8 +37,7 @@ class Release:
 
     def files(self) -> list[Path]:
         """Files of the released model's members."""
-        members = sorted(self.folder.glob(f"{self.stem}_[0-9]*.keras"))
-        return members or sorted(self.folder.glob(f"{self.stem}.keras"))
+        return _members(self.folder, self.stem)
 
     def load(self, model=None) -> list:
         """Models from what a user may give: None (the released ones), a path, a model, or several of either.
@@ -57,25 +58,39 @@ class Release:
         return [models.load(m) if isinstance(m, str | os.PathLike) else m for m in given]
 
     def save(self, run: common.Run, names: str | Sequence[str], scores: pd.DataFrame) -> list[Path]:
-        """Save trained runs (folders under ``runs/``) in float16, each with its record, and ``scores``; the files.
+        """Save trained runs (folders under ``runs/``) in float16 beside the run's results, each with its record, and ``scores``; the files.
 
         What was released before is replaced.
+
+        Raises
+        ------
+        ValueError
+            For a run on phantoms in the repository's own results, whose models are of real data (or say what they are).
         """
         from segkit import models
 
+        folder = run.results.parent / "saved_models"
+        if run.source == "phantom" and folder.resolve() == (ROOT / "results_dir" / self.study / "saved_models"):
+            raise ValueError(
+                f"{run.profile.name} is a run on phantoms; give RESULTS another folder to release it there"
+            )
         names = [names] if isinstance(names, str) else list(names)
         sources = [common.need(run.results / "runs" / name / "best.keras", "03_training") for name in names]
         trained = [models.load(source) for source in sources]  # all of them, before anything is replaced
-        for old in self.files():
+        for old in _members(folder, self.stem):
             old.unlink()
             old.with_suffix(".run.json").unlink(missing_ok=True)
         written = []
         for k, (model, source) in enumerate(zip(trained, sources, strict=True), start=1):
-            path = self.folder / (self.stem + (f"_{k}" if len(names) > 1 else "") + ".keras")
+            path = folder / (self.stem + (f"_{k}" if len(names) > 1 else "") + ".keras")
             written.append(models.save(model, path))
             files.write_text(path.with_suffix(".run.json"), source.with_name("run.json").read_text())
-        files.write_text(self.scores, scores.round(5).to_csv(index=False))
+        files.write_text(folder / self.scores.name, scores.round(5).to_csv(index=False))
         return written
+
+
+def _members(folder: Path, stem: str) -> list[Path]:
+    return sorted(folder.glob(f"{stem}_[0-9]*.keras")) + sorted(folder.glob(f"{stem}.keras"))
 
 
 def write_outputs(

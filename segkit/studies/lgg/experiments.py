@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from segkit import legacy, metrics
+from segkit import legacy, metrics, training
 from segkit.studies import common
 from segkit.studies.lgg.layout import RELEASED, find, labelled, leave_site_out, split, start
 from segkit.studies.lgg.networks import (
@@ -33,21 +33,31 @@ from segkit.studies.lgg.networks import (
     train,
     train_members,
 )  # fmt: skip
-from segkit.studies.lgg.steps import load
+from segkit.studies.lgg.steps import downsample, is_current, load, made, standardise
 from segkit.studies.lgg.tables import evaluate
 
 CURVE = (1 / 8, 1 / 4, 1 / 2, 1.0)  # shares of the training patients
-SIDES = ("train", "selection", "test")
+REPORT_RATE = 1e-3  # of the report's networks, one of which has no normalisation and does not bear ours
 BOTH = {"slices": True, "patients": False}  # whether the lesson's split lets a patient stand on both sides
 
 
 def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epochs: int | None = None) -> str:
-    """What a row was made with; the last word changes with the profile, the augmentation and the patients."""
+    """What a row was made with; the last word changes with the profile, what training and 02 set, our network and the patients."""
     budget = f"{minutes:g} minutes" if minutes else f"{epochs} epochs"
     patients = labelled(find(run.data))
-    settings = (run.profile, sorted(AUGMENTATION.items()), DROPPED, HOLLOW, patients)
+    settings = (
+        run.profile, sorted(AUGMENTATION.items()), DROPPED, HOLLOW, patients, made(run.profile.size), _parameters(run.profile.filters),
+        sorted(map(str, training.RECIPE.items())),
+    )  # fmt: skip
     mark = hashlib.sha256(repr(settings).encode()).hexdigest()[:6]
     return f"{what}, {budget}, {run.profile.size}², {len(patients)} patients, seed {run.seed}, settings {mark}"
+
+
+@functools.cache
+def _parameters(filters: tuple[int, ...] | None) -> int:
+    from segkit import models
+
+    return models.build(RELEASED, **({"filters": filters} if filters else {})).count_params()
 
 
 def cross_validate(run: common.Run, *, folds: Sequence[int] = (1, 2, 3, 4, 5), verbose=2) -> pd.DataFrame:
@@ -66,11 +76,16 @@ def cross_validate(run: common.Run, *, folds: Sequence[int] = (1, 2, 3, 4, 5), v
             continue
         chosen, name = split(patients, fold=fold), f"fold{fold}_{RELEASED}"
         model, _ = train_members(run, chosen, name=name, verbose=verbose)
-        threshold, _ = choose_threshold(model, run, chosen["selection"])
-        method = functools.partial(predict, model, size=profile.size)
-        scores = evaluate({name: method}, run.data, run.results, chosen["test"], threshold=threshold)
-        done = common.add_rows(path, done, scores.assign(fold=fold, threshold=threshold, recipe=recipe))
+        done = common.add_rows(path, done, _scored(run, model, name, chosen).assign(fold=fold, recipe=recipe))
     return done
+
+
+def _scored(run: common.Run, model, name: str, patients: dict[str, list[str]]) -> pd.DataFrame:
+    """Rows of :func:`segkit.studies.lgg.evaluate` for the test patients, at the threshold that the selection patients choose."""
+    threshold, _ = choose_threshold(model, run, patients["selection"])
+    method = functools.partial(predict, model, size=run.profile.size)
+    scores = evaluate({name: method}, run.data, run.results, patients["test"], threshold=threshold)
+    return scores.assign(threshold=threshold)
 
 
 def compare(
@@ -111,12 +126,20 @@ def compare(
         )
         if not len(here):
             settings = _half(network) if width == "half" else {}
+            if network == "lgg_resnet50_unet" and str(weights).endswith(".npz"):
+                settings |= {"version": "v1.5"}  # of the weights, so that its random twin differs in nothing else
             if encoder is not None:
                 settings |= {"weights": encoder}
+            if network != RELEASED:
+                settings |= {"learning_rate": REPORT_RATE}
             name = f"compare_{network}_{width}" + ("" if encoder is None else "_pretrained")
             model, history = train(
                 run, chosen, network=network, name=name, minutes=minutes, epochs=epochs, verbose=verbose, **settings
             )
+            if not np.isfinite(history["loss"]).all():
+                raise ValueError(
+                    f"{name}: the loss is not a number; choose a smaller learning rate, and remove the run's folder"
+                )
             scores = evaluate(
                 {name: functools.partial(predict, model, size=profile.size)}, run.data, run.results, chosen["test"]
             )
@@ -152,9 +175,15 @@ def _half(network: str) -> dict:
 def leakage(run: common.Run, *, verbose=2) -> pd.DataFrame:
     """One network trained twice on the training and selection patients of fold 1: slices split at random, and patients.
 
-    76.5 % train, 10 % select, 13.5 % are scored, as the report's code cut its slices. ``tables/leakage.csv``: split, dice (mean over
-    patients, on their scored slices), batch_dice (all scored slices as one), patients, shared_patients (scored patients that also train),
-    slices.
+    76.5 % train, 10 % select, 13.5 % are scored, as the report's code cut its slices. Both are also scored on the same slices: those
+    that neither trained on, which are the slices drawn for scoring of the patients drawn for scoring.
+
+    Returns
+    -------
+    DataFrame
+        ``tables/leakage.csv``, a row a split: dice (mean over the patients that have tumour on their scored slices), patients (so many),
+        batch_dice (all scored slices as one), same_dice, same_batch_dice, same_patients (on the same slices), shared_patients (scored
+        patients that also train), slices, same_slices.
     """
     profile, path = run.profile, run.results / "tables" / "leakage.csv"
     minutes, epochs = profile.lesson_minutes, profile.cell_epochs
@@ -162,62 +191,67 @@ def leakage(run: common.Run, *, verbose=2) -> pd.DataFrame:
     done = common.read_rows(path, recipe)
     chosen = split(labelled(find(run.data)))
     pool = sorted([*chosen["train"], *chosen["selection"]])
-    for kind in BOTH:
+    known = {p: load(run.results, p) for p in pool}
+    index = [(p, k) for p, (_, mask) in known.items() for k in range(mask.shape[2])]
+    sides = {kind: _drawn(index, kind, run.seed) for kind in BOTH}
+    same = np.all([side == "test" for side in sides.values()], axis=0)
+    for kind, side in sides.items():
         if len(done) and (done["split"] == kind).any():
             continue
-        done = common.add_rows(
-            path, done, pd.DataFrame([_lesson(run, pool, kind, minutes, epochs, verbose) | {"recipe": recipe}])
-        )
+        row = _lesson(run, known, index, kind, side, same, minutes=minutes, epochs=epochs, verbose=verbose)
+        done = common.add_rows(path, done, pd.DataFrame([row | {"recipe": recipe}]))
     return done
 
 
-def _lesson(run: common.Run, pool: list[str], kind: str, minutes, epochs, verbose) -> dict:
+def _drawn(index: list[tuple[str, int]], kind: str, seed: int) -> np.ndarray:
+    """Side of each slice (patient, number) when slices, or patients, are drawn at random."""
+    units = index if kind == "slices" else sorted({p for p, _ in index})
+    if len(units) < 3:
+        raise ValueError(f"{len(units)} {kind} are too few for the lesson: one trains, one selects, one is scored")
+    order = [units[i] for i in np.random.default_rng(seed).permutation(len(units))]
+    test, selection = max(1, round(0.135 * len(order))), max(1, round(0.1 * len(order)))
+    side_of = dict.fromkeys(order, "train") | dict.fromkeys(order[-test - selection :], "selection")
+    side_of |= dict.fromkeys(order[-test:], "test")
+    return np.array([side_of[i if kind == "slices" else i[0]] for i in index])
+
+
+def _lesson(run: common.Run, known: dict, index: list, kind: str, side: np.ndarray, same: np.ndarray, **how) -> dict:
     """One row of :func:`leakage`."""
     import keras
 
-    from segkit import augment, data, losses, training
+    from segkit import augment, data, losses
 
-    profile, known = run.profile, {p: load(run.results, p) for p in pool}
-    index = np.array([(p, k) for p, (_, mask) in known.items() for k in range(mask.shape[2])], dtype=object)
-    rng = np.random.default_rng(run.seed)
-    units = [tuple(i) for i in index] if kind == "slices" else pool
-    if len(units) < 3:
-        raise ValueError(f"{len(units)} {kind} are too few for the lesson: one trains, one selects, one is scored")
-    drawn = [units[i] for i in rng.permutation(len(units))]
-    test, selection = max(1, round(0.135 * len(drawn))), max(1, round(0.1 * len(drawn)))
-    side_of = dict.fromkeys(drawn, "train") | dict.fromkeys(drawn[-test - selection :], "selection")
-    side_of |= dict.fromkeys(drawn[-test:], "test")
-    given = np.array([side_of[(p, k) if kind == "slices" else p] for p, k in index])
-    parts = {}
-    for side in SIDES:
-        here = given == side
-        images = np.stack([known[p][0][:, :, k] for p, k in index[here]])
-        truth = np.stack([known[p][1][:, :, k] for p, k in index[here]])
-        parts[side] = images, truth, [p for p, _ in index[here]]
+    profile, of = run.profile, np.array([p for p, _ in index])
+    images = np.stack([known[p][0][:, :, k] for p, k in index])
+    truth = np.stack([known[p][1][:, :, k] for p, k in index])
     keras.utils.set_random_seed(run.seed)
     model = build("lgg_unet", profile, **({} if profile.filters else {"filters": (16, 32, 64, 128)}))
-    moves = augment.slices(flips=(1,), rotate=15, scale=0.1, gain=0.1)
-    common_settings = {"classes": 1, "batch_size": profile.batch_size, "seed": run.seed}
-    train_set = data.Arrays(*parts["train"], augment=moves, steps=profile.steps, **common_settings)
-    selection = data.Arrays(*parts["selection"], shuffle=False, **common_settings)
-    training.fit(
-        model, train_set, selection, run=run.results / "runs" / f"leakage_{kind}", loss=losses.get("cross_entropy_dice"),
-        minutes=minutes, epochs=epochs, learning_rate=1e-3, schedule="cosine", ema=0.99, seed=run.seed, verbose=verbose,
-        allow_leakage=BOTH[kind], bfloat16=True,
-    )  # fmt: skip
-    images, truth, names = parts["test"]
-    found = (
-        np.concatenate(
-            [model.predict_on_batch(images[i : i + 32].astype(np.float32)) for i in range(0, len(images), 32)]
-        )[..., 0]
-        >= 0.5
-    )
-    of = np.array(names)
-    by = [metrics.dice(truth[of == p], found[of == p]) for p in sorted(set(names))]
-    return {
-        "split": kind, "dice": float(np.mean(by)), "batch_dice": legacy.lgg_batch_dice(truth, found), "patients": len(set(names)),
-        "shared_patients": len(set(names) & set(parts["train"][2])), "slices": len(truth),
+    settings = {"classes": 1, "batch_size": profile.batch_size, "seed": run.seed}
+    more = {
+        "train": {"augment": augment.slices(flips=(1,), rotate=15, scale=0.1, gain=0.1), "steps": profile.steps},
+        "selection": {"shuffle": False},
     }  # fmt: skip
+    sets = {
+        s: data.Arrays(images[side == s], truth[side == s], list(of[side == s]), **settings, **more[s]) for s in more
+    }
+    training.fit(
+        model, sets["train"], sets["selection"], run=run.results / "runs" / f"leakage_{kind}", loss=losses.get("cross_entropy_dice"),
+        learning_rate=REPORT_RATE, schedule="cosine", ema=0.99, seed=run.seed, allow_leakage=BOTH[kind], bfloat16=True, **how,
+    )  # fmt: skip
+    scored = {"": side == "test", "same_": same}
+    row: dict = {
+        "split": kind, "shared_patients": len(set(of[side == "test"]) & set(of[side == "train"])), "slices": int((side == "test").sum()),
+    }  # fmt: skip
+    for prefix, here in scored.items():
+        found = [model.predict_on_batch(images[here][i : i + 32].astype(np.float32)) for i in range(0, here.sum(), 32)]
+        mask = np.concatenate(found)[..., 0] >= 0.5 if found else np.zeros((0, *truth.shape[1:]), bool)
+        with_tumour = [p for p in sorted(set(of[here])) if truth[here][of[here] == p].any()]
+        by = [metrics.dice(truth[here][of[here] == p], mask[of[here] == p]) for p in with_tumour]
+        row |= {
+            f"{prefix}dice": float(np.mean(by)) if by else np.nan, f"{prefix}patients": len(by),
+            f"{prefix}batch_dice": legacy.lgg_batch_dice(truth[here], mask) if len(mask) else np.nan,
+        }  # fmt: skip
+    return row | {"same_slices": int(same.sum())}
 
 
 def learning_curve(run: common.Run, *, fold: int = 1, verbose=2) -> pd.DataFrame:
@@ -240,38 +274,47 @@ def learning_curve(run: common.Run, *, fold: int = 1, verbose=2) -> pd.DataFrame
             name=name,
             verbose=verbose,
         )
-        scores = evaluate(
-            {name: functools.partial(predict, model, size=profile.size)}, run.data, run.results, chosen["test"]
+        scores = _scored(run, model, name, chosen)
+        done = common.add_rows(
+            path, done, scores[["subject", "dice", "hd95_pixels", "threshold"]].assign(patients=n, recipe=recipe)
         )
-        done = common.add_rows(path, done, scores[["subject", "dice", "hd95_pixels"]].assign(patients=n, recipe=recipe))
     return done
 
 
 def sites(run: common.Run, *, verbose=2) -> pd.DataFrame:
-    """The recipe trained without one site and scored on it, a cell a site: ``tables/sites.csv``."""
+    """The recipe trained without one site and scored on it, a cell a site, as the folds are: ``tables/sites.csv``."""
     profile, path, table = run.profile, run.results / "tables" / "sites.csv", find(run.data)
-    recipe = recipe_of(run, f"{RELEASED}, a site left out", minutes=profile.cell_minutes, epochs=profile.cell_epochs)
+    table = table[table["patient"].isin(labelled(table))]
+    recipe = recipe_of(run, f"{RELEASED}, a site left out", minutes=profile.minutes, epochs=profile.epochs)
     done = common.read_rows(path, recipe)
     for site in sorted(table["site"].unique()):
         if len(done) and (done["site"] == site).any():
             continue
         chosen, name = leave_site_out(table, site), f"without_{site}"
-        model, _ = train_members(
-            run, chosen, name=name, minutes=profile.cell_minutes, epochs=profile.cell_epochs, verbose=verbose
+        model, _ = train_members(run, chosen, name=name, verbose=verbose)
+        scores = _scored(run, model, name, chosen)
+        done = common.add_rows(
+            path, done, scores[["subject", "site", "dice", "hd95_pixels", "threshold"]].assign(recipe=recipe)
         )
-        scores = evaluate(
-            {name: functools.partial(predict, model, size=profile.size)}, run.data, run.results, chosen["test"]
-        )
-        done = common.add_rows(path, done, scores[["subject", "site", "dice", "hd95_pixels"]].assign(recipe=recipe))
     return done
 
 
 def release_all(run: common.Run, *, verbose=2) -> pd.DataFrame:
-    """Train the recipe on every patient, nothing held out, and release it; the scores beside it are the five folds'."""
-    scores = pd.read_csv(
-        common.need(run.results / "tables" / "folds.csv", "python -m segkit.studies.lgg.experiments folds")
-    )
-    patients, name = labelled(find(run.data)), f"all_{RELEASED}"
+    """Train the recipe on every patient, nothing held out, and release it; the scores beside it are the five folds', which must be whole.
+
+    Raises
+    ------
+    ValueError
+        When ``tables/folds.csv`` is of another recipe or lacks patients.
+    """
+    profile, patients, name = run.profile, labelled(find(run.data)), f"all_{RELEASED}"
+    path = common.need(run.results / "tables" / "folds.csv", "python -m segkit.studies.lgg.experiments folds")
+    scores = common.read_rows(path, recipe_of(run, RELEASED, minutes=profile.minutes, epochs=profile.epochs))
+    left = sorted(set(patients) - set(scores["subject"]))
+    if left:
+        raise ValueError(
+            f"{path}: {len(left)} patients are not scored yet ({left[0]}, …); run the folds to their end first"
+        )
     train_members(run, {"train": patients, "selection": []}, name=name, verbose=verbose)
     written = release(run, name, scores)
     return pd.DataFrame({"file": [p.name for p in written], "MB": [round(p.stat().st_size / 1e6, 2) for p in written]})
@@ -302,14 +345,12 @@ def main() -> None:
 
 
 def prepare(run: common.Run) -> None:
-    """Do what 01 and 02 do, for the patients whose files are not there."""
-    from segkit.studies.lgg.steps import downsample, standardise
-
-    table = find(run.data)
-    left = [p for p in table["patient"].unique() if not (run.results / "downsampled" / f"{p}.npz").is_file()]
+    """Do what 01 and 02 do, for the patients whose files are not there or were made with other settings."""
+    table, size = find(run.data), run.profile.size
+    left = [p for p in table["patient"].unique() if not is_current(run.results / "downsampled" / f"{p}.npz", size)]
     if left:
         standardise(table[table["patient"].isin(left)], run.results)
-        downsample(left, run.results, size=run.profile.size)
+        downsample(left, run.results, size=size)
 
 
 if __name__ == "__main__":

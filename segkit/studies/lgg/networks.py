@@ -88,6 +88,7 @@ def train(
     seed: int | None = None,
     loss: str = "cross_entropy_dice",
     weighted: bool = False,
+    learning_rate: float | None = None,
     verbose="auto",
     **settings,
 ):
@@ -110,6 +111,8 @@ def train(
         Budget; default the profile's.
     loss : str
         Of :func:`segkit.losses.get`.
+    learning_rate : float, optional
+        Default the profile's.
     weighted : bool
         Weigh the cross-entropy by :func:`class_weights` of the training patients, as the report's WCE + DLC.
     **settings
@@ -141,7 +144,8 @@ def train(
     weights = {"class_weights": class_weights(run.results, patients["train"])} if weighted else {}
     history = training.fit(
         model, sets["train"], sets["selection"], run=run.results / "runs" / (name or network), loss=losses.get(loss, **weights),
-        epochs=epochs, minutes=minutes, learning_rate=profile.learning_rate, monitor="loss", seed=seed, bfloat16=True, verbose=verbose,
+        epochs=epochs, minutes=minutes, learning_rate=learning_rate or profile.learning_rate, monitor="loss", seed=seed,
+        bfloat16=True, verbose=verbose,
         **training.RECIPE, settings={"network": settings},
     )  # fmt: skip
     return model, history

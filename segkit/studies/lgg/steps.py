@@ -134,7 +134,7 @@ def downsample(patients: Sequence[str], results: Path, *, size: int = SIZE) -> p
     for patient in tqdm(patients, desc="downsampling"):
         image, mask = load(results, patient, step="padded")
         small = normalise(resize(image, (size, size)))
-        parts = {"image": small.astype(np.float16)}
+        parts = {"image": small.astype(np.float16), "made": made(size)}
         row = {"patient": patient, "size before": image.shape[:2], "size": small.shape[:2]}
         if mask is not None:
             parts["mask"] = resize(mask, (size, size), kind="mask")
@@ -144,6 +144,19 @@ def downsample(patients: Sequence[str], results: Path, *, size: int = SIZE) -> p
             np.savez_compressed(temporary, **parts)
         rows.append(row)
     return pd.DataFrame(rows).set_index("patient")
+
+
+def made(size: int) -> str:
+    """What :func:`downsample` writes beside a stack: the settings that it was made with."""
+    return f"{size} pixels, percentiles {LOW} to {HIGH}, tissue"
+
+
+def is_current(path: Path, size: int) -> bool:
+    """Whether ``path`` was written by :func:`downsample` with the present settings."""
+    if not path.is_file():
+        return False
+    with np.load(path, allow_pickle=False) as part:
+        return "made" in part and str(part["made"]) == made(size)
 
 
 def load(results: Path, patient: str, *, step: str = "downsampled") -> tuple[np.ndarray, np.ndarray | None]:
