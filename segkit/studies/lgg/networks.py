@@ -136,7 +136,7 @@ def train(
     moves = augment.slices(**AUGMENTATION)
     sets = {
         "train": slices(
-            run, patients["train"], neighbours=neighbours, augment=hollow(drop_sequences(moves, DROPPED), HOLLOW), seed=seed,
+            run, patients["train"], neighbours=neighbours, augment=drop_sequences(hollow(moves, HOLLOW), DROPPED), seed=seed,
             foreground=0.5, steps=profile.steps,
         ),
         "selection": slices(run, patients["selection"], neighbours=neighbours, shuffle=False) if patients.get("selection") else None,
