@@ -134,7 +134,7 @@ def volumes(
     gamma : float
         Largest relative change of the exponent of intensities, between the image's own ends; three in ten.
     noise, blur : float
-        Largest standard deviation of added Gaussian noise, and of smoothing in voxels; three in ten.
+        Largest standard deviation of added Gaussian noise, and of smoothing in voxels (along each axis by itself); three in ten.
     shade : float
         Log standard deviation of a smooth factor over the volume; three in ten.
     shape : three ints, optional
@@ -170,8 +170,7 @@ def volumes(
             image = np.stack([move(c, 1, "nearest") for c in np.moveaxis(image, -1, 0)], axis=-1)
             label = move(label, 1 if soft else 0, outside)
         if blur and rng.random() < 0.3:
-            sd = rng.uniform(0, blur)
-            image = ndimage.gaussian_filter(image, (sd, sd, sd, 0))
+            image = ndimage.gaussian_filter(image, (*rng.uniform(0, blur, 3), 0))
         if shade and rng.random() < 0.3:
             image = image * np.exp(_spread(rng.normal(0, shade, (3, 3, 3)), image.shape[:3]))[..., None]
         if gamma and rng.random() < 0.3:

@@ -37,7 +37,8 @@ def read_list(path: str | os.PathLike, structures: Sequence[str]) -> dict[str, t
     ----------
     path : path
         FreeSurfer's colour table (``17  Left-Hippocampus  220 216 20 0``), or tab-separated ``value`` and ``name`` as of the Harvard-Oxford
-        Atlas 2.0. Sides are found by the words left and right, structures by their names, "-Proper" and the like left aside.
+        Atlas 2.0. Sides are found by the words left and right, structures by how their names begin ("Hippocampal Formation" is
+        the hippocampus), "-Proper" and the like left aside.
 
     Raises
     ------
@@ -58,7 +59,7 @@ def read_list(path: str | os.PathLike, structures: Sequence[str]) -> dict[str, t
             side: [
                 v
                 for v, name in named.items()
-                if re.search(side, name, re.I) and re.search(rf"\b{structure}", name, re.I)
+                if re.search(side, name, re.I) and re.search(rf"\b{structure[:8]}", name, re.I)
             ]
             for side in ("left", "right")
         }

@@ -51,8 +51,10 @@ def test_model_names_there_and_back(tmp_path):
         (tmp_path / f"caudate_mask_dim128_sub{n}_e{e}.keras").touch()
     (tmp_path / "another_mask_dimX.keras").touch()
     assert qsm.find_model(tmp_path, label="caudate", dim=128).stem == "caudate_mask_dim128_sub32_e20"
-    with pytest.raises(FileNotFoundError, match="no model of caudate at dimension 64"):
+    with pytest.raises(FileNotFoundError, match="no model of label caudate, dim 64 in"):
         qsm.find_model(tmp_path, label="caudate", dim=64)
+    assert qsm.find_model(tmp_path, label="caudate", dim=128, epochs=10).stem == "caudate_mask_dim128_sub32_e10"
+    assert qsm.find_model(tmp_path, label="caudate", dim=128, subjects=28).stem == "caudate_mask_dim128_sub28_e50"
     with pytest.raises(ValueError, match="is a model of caudate at dimension 128, putamen at 128 is asked for"):
         qsm.load_model_for(tmp_path / "caudate_mask_dim128_sub32_e20.keras", label="putamen", dim=128)
 
@@ -90,6 +92,23 @@ def test_label_lists_of_freesurfer_and_hoa(tmp_path):
         "value\tname\themisphere\tstructure\n16\tThalamus Left\tleft\tthalamus\n17\tThalamus Right\tright\tthalamus\n"
     )
     assert labels.read_list(hoa, ["thalamus"]) == {"thalamus": (16, 17)}
+    whole = [
+        "value\tname\themisphere\tstructure",
+        "0\tbackground\tnone\tbackground",
+        "15\tBrainstem\tmidline\tbrain_stem",
+    ]
+    parts = {
+        "Caudate": 9,
+        "Putamen": 11,
+        "Globus Pallidus": 13,
+        "Thalamus": 16,
+        "Hippocampal Formation": 20,
+        "Amygdala": 22,
+    }
+    for name, value in parts.items():
+        whole += [f"{value + k}\t{name} {side}\t{side.lower()}\tx" for k, side in enumerate(("Left", "Right"))]
+    hoa.write_text("\n".join(whole))
+    assert labels.read_list(hoa, list(qsm.LABELS)) == {n: labels.HOA[n] for n in qsm.LABELS}
     with pytest.raises(ValueError, match="no value for the right hippocampus"):
         labels.read_list(free, ["hippocampus"])
     with pytest.raises(FileNotFoundError, match="no such label list"):
@@ -144,7 +163,7 @@ def test_landmarks_agree_between_files(done):
 
 def test_a_volume_larger_than_the_cube_and_other_broken_subjects(done, tmp_path):
     table, values = qsm.find(done.data), qsm.label_values(done.data)
-    with pytest.raises(ValueError, match=r"QSM_w_bg.nii.gz: cannot pad .* to \(32, 32, 32\)"):
+    with pytest.raises(ValueError, match=r"QSM_w_bg.nii.gz: .* voxels do not fit a cube of 32; choose a larger one"):
         qsm.pad_all(table.iloc[:1], tmp_path, dim=32, values=values, jobs=1)
     row = table.iloc[0]
     with pytest.raises(ValueError, match="lacks the values .*99"):
@@ -424,3 +443,7 @@ def test_start_tells_phantoms_simulations_and_a_users_maps_apart(done, tmp_path)
     assert qsm.start("smoke", data=tmp_path / "own", results=tmp_path / "r", show_real=True).source is None
     with pytest.raises(ValueError, match="no profile is called"):
         qsm.start("fast")
+    assert run.profile.dims == qsm.PROFILES["smoke"].dims
+    image = volumes.load(own / "QSM_w_bg.nii.gz")
+    volumes.save(volumes.pad(image, (100, 100, 100)), own / "QSM_w_bg.nii.gz")  # larger than the profile's first cube
+    assert qsm.start("smoke", data=tmp_path / "own", results=tmp_path / "r").profile.dims == (128, *run.profile.dims)

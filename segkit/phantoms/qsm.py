@@ -44,6 +44,7 @@ class Difficulty:
     """How hard a map is; lengths in mm, standard deviations in ppm. The defaults are the study's."""
 
     spread: float = 0.2  # of a structure's susceptibility from subject to subject, relative
+    jitter: float = 0.0  # the same, absolute: also of those that are near 0
     sides: float = 0.003  # between the left and the right nucleus
     texture: float = 0.008
     texture_mm: float = 2.5
@@ -51,15 +52,20 @@ class Difficulty:
     veins: int = 40
     threshold: float = 0.18  # of the inversion
     bend_mm: float = 1.6  # displacement of the cerebrum along each axis; some 4 mm at most
-    surroundings: float = 1.0  # factor on grey, white and fluid
+    surroundings: float = 1.0  # factor on grey matter
+    white: float = 1.0  # factor on white matter
+    vein_mm: float = 1.0  # factor on the veins' radius
+    tilt: float = 0.0  # of the field against the third axis, degrees, to any side
+    mask_mm: float = 0.0  # that the brain mask is too small (or, negative, too large)
 
     @classmethod
     def drawn(cls, rng: np.random.Generator) -> "Difficulty":
         """Wider than the defaults on both sides."""
         return cls(
-            spread=rng.uniform(0.15, 0.35), texture=rng.uniform(0.003, 0.014), texture_mm=rng.uniform(1.5, 4),
-            noise=rng.uniform(0.001, 0.009), veins=int(rng.integers(10, 70)), threshold=rng.uniform(0.08, 0.25),
-            bend_mm=rng.uniform(1, 2), surroundings=rng.uniform(0.5, 1.6),
+            spread=rng.uniform(0.15, 0.35), jitter=rng.uniform(0, 0.015), sides=rng.uniform(0, 0.008), texture=rng.uniform(0.003, 0.014),
+            texture_mm=rng.uniform(1.5, 4), noise=rng.uniform(0.001, 0.009), veins=int(rng.integers(5, 80)),
+            vein_mm=rng.uniform(0.7, 1.4), threshold=rng.uniform(0.06, 0.27), bend_mm=rng.uniform(1, 2),
+            surroundings=rng.uniform(0.3, 1.8), white=rng.uniform(0.3, 1.6), tilt=rng.uniform(0, 25), mask_mm=rng.uniform(-1.5, 2.5),
         )  # fmt: skip
 
 
@@ -109,23 +115,28 @@ def simulate(
     shape = next(iter(parts.values())).shape
     brain = np.clip(sum(parts.values()), 0, 1)
     chi = np.zeros(shape, np.float32)
-    value = {name: ppm * rng.normal(1, d.spread) for name, ppm in PPM.items()}
+    value = {name: ppm * rng.normal(1, d.spread) + rng.normal(0, d.jitter) for name, ppm in PPM.items()}
+    factor = {"grey": d.surroundings, "white": d.white}
     for name, part in parts.items():
         structure = name.removesuffix("_left").removesuffix("_right")
-        mean = value[structure] * (d.surroundings if structure in ("grey", "white", "ventricles", "sulci") else 1)
+        mean = value[structure] * factor.get(structure, 1)
         chi += part * np.float32(mean + (rng.normal(0, d.sides) if structure != name else 0))
     tissue = brain - parts.get("ventricles", 0) - parts.get("sulci", 0)
     chi += tissue * np.float32(d.texture) * anatomy.smooth_noise(shape, spacing_mm, rng, scale_mm=d.texture_mm)
-    vein = veins(tissue > 0.5, spacing_mm, rng, count=d.veins)
+    vein = veins(tissue > 0.5, spacing_mm, rng, count=d.veins, width=d.vein_mm)
     chi = chi * (1 - vein) + vein * np.float32(value["vein"])
     inside = brain > 0.5
-    seen = susceptibility.field(chi, spacing_mm)
+    angle, turn = np.deg2rad(d.tilt), rng.uniform(0, 2 * np.pi)
+    b0 = (np.sin(angle) * np.cos(turn), np.sin(angle) * np.sin(turn), np.cos(angle))
+    seen = susceptibility.field(chi, spacing_mm, b0=b0)
     seen += rng.standard_normal(shape, dtype=np.float32) * np.float32(d.noise)
-    return susceptibility.invert(seen * inside, spacing_mm, threshold=d.threshold)
+    return susceptibility.invert(seen * inside, spacing_mm, threshold=d.threshold, b0=b0)
 
 
-def veins(inside: np.ndarray, spacing_mm: Sequence[float], rng: np.random.Generator, *, count: int) -> np.ndarray:
-    """Share of each voxel that belongs to one of ``count`` winding veins of 0.5 to 1.2 mm radius, 20 to 60 mm long."""
+def veins(
+    inside: np.ndarray, spacing_mm: Sequence[float], rng: np.random.Generator, *, count: int, width: float = 1.0
+) -> np.ndarray:
+    """Share of each voxel that belongs to one of ``count`` winding veins of 0.5 to 1.2 mm radius (times ``width``), 20 to 60 mm long."""
     out = np.zeros(inside.shape, np.float32)
     places = np.flatnonzero(inside)
     if not places.size:
@@ -133,7 +144,7 @@ def veins(inside: np.ndarray, spacing_mm: Sequence[float], rng: np.random.Genera
     spacing = np.asarray(spacing_mm, float)
     for start in rng.choice(places, count):
         at = np.array(np.unravel_index(start, inside.shape)) * spacing
-        course, radius = rng.normal(size=3), rng.uniform(0.5, 1.2)
+        course, radius = rng.normal(size=3), width * rng.uniform(0.5, 1.2)
         for _ in range(int(rng.uniform(20, 60) / 0.7)):
             course = course / np.linalg.norm(course) + 0.25 * rng.normal(size=3)
             at = at + 0.7 * course / np.linalg.norm(course)
@@ -294,7 +305,11 @@ def subject(
     order = [n for n in nuclei_names()]
     stack = np.stack([1 - np.clip(sum(parts[n] for n in order), 0, 1), *(parts[n] for n in order)])
     codes = np.array([0, *(FREESURFER[n.rsplit("_", 1)[0]][n.endswith("right")] for n in order)], np.uint8)
-    brain = ndimage.binary_fill_holes(sum(parts.values()) > 0.5).astype(np.uint8)
+    brain = ndimage.binary_fill_holes(sum(parts.values()) > 0.5)
+    if difficulty.mask_mm:  # a mask as another program draws it
+        depth = ndimage.distance_transform_edt(brain if difficulty.mask_mm > 0 else ~brain) * SPACING_MM * coarse
+        brain = depth > difficulty.mask_mm if difficulty.mask_mm > 0 else depth <= -difficulty.mask_mm
+    brain = brain.astype(np.uint8)
     return qsm, brain, codes[stack.argmax(axis=0)] * brain, affine
 
 

@@ -60,9 +60,13 @@ from segkit.studies.qsm.tables import (
     landmarks,
     measures_table,
     on_original_grid,
+    pairs,
     seams,
     summary,
+    table_2,
+    table_3,
     three_columns,
+    told,
 )
 from segkit.studies.qsm.user import brain_of, load_model, measure, release, released, segment
 
@@ -70,7 +74,7 @@ __all__ = [
     "ALL", "AUGMENTATION", "CUBE", "LABELS", "MASKS", "NETWORKS", "NOTE", "PROFILES", "RELEASED", "Profile", "atlas_vote", "brain_of",
     "build", "ceilings", "centre_box", "claims", "downsample_all", "drop_fragments", "evaluate", "experiments", "file_names", "find",
     "find_model", "label_values", "landmarks", "load_cube", "load_model", "load_model_for", "load_training", "measure",
-    "measures_table", "model_name", "normalise", "note_of", "on_original_grid", "pad_all", "parse_model_name", "predict",
+    "measures_table", "model_name", "normalise", "note_of", "on_original_grid", "pad_all", "pairs", "parse_model_name", "predict",
     "predict_patches", "read", "reconstruct", "register", "release", "released", "save_model", "seams", "segment", "split", "start",
-    "summary", "three_columns", "to_labels", "train", "train_recipe", "write_lists",
+    "summary", "table_2", "table_3", "three_columns", "to_labels", "told", "train", "train_recipe", "write_lists",
 ]  # fmt: skip

@@ -5,11 +5,13 @@
     python -m segkit.studies.qsm.experiments resolution --data DIR   the U-Net at each dimension
     python -m segkit.studies.qsm.experiments curve --data DIR        the recipe with a quarter, half and all training subjects
     python -m segkit.studies.qsm.experiments best --data DIR         the recipe, for the profile's minutes
+    python -m segkit.studies.qsm.experiments release --data DIR      the recipe on varied simulations, into saved_models
 
 Each cell ends with rows of a CSV in ``tables/``; what is there is not run again.
 """
 
 import argparse
+import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from segkit import metrics, volumes
+from segkit import metrics, phantoms, training, volumes
 from segkit.studies import common
-from segkit.studies.qsm.layout import ALL, LABELS, RELEASED, find, label_values, split, start
+from segkit.studies.qsm.layout import ALL, LABELS, RELEASED, file_names, find, label_values, split, start
 from segkit.studies.qsm.networks import (
     AUGMENTATION,
     load_training,
@@ -31,27 +33,46 @@ from segkit.studies.qsm.networks import (
 )
 from segkit.studies.qsm.steps import downsample_all, load_cube, pad_all, reconstruct
 from segkit.studies.qsm.tables import evaluate
+from segkit.studies.qsm.user import release
 
 BINARY = ("brain", "hippocampus", "caudate")
+HELD_OUT = 5  # label maps that the released model does not see
 CURVE = (1 / 4, 1 / 2, 1.0)  # shares of the training subjects
-KEPT = ("subject", "label", "dim", "dice", "hd95_mm", "surface_dice", "legacy_dice", "legacy_hd_voxels")
+KEPT = ("subject", "label", "dim", "dice", "hd_mm", "hd95_mm", "surface_dice", "legacy_dice", "legacy_hd_voxels")
 
 
 def prepare(run: common.Run) -> None:
-    """Do what 01 and 02 do, for the subjects whose files are not there."""
+    """Do what 01 and 02 do, for the subjects whose files are not all there, or are older than what they are made from."""
     profile, table = run.profile, find(run.data)
-    last = f"QSM_masked_dim{profile.dims[-1]}.nii.gz"
-    left = [s for s in table.index if not (run.results / "padded" / s / last).is_file()]
+    left = [s for s, row in table.iterrows() if not _is_current(run.results / "padded" / s, row, profile.dims)]
     if left:
         pad_all(table.loc[left], run.results, dim=profile.dims[0], values=label_values(run.data))
         downsample_all(left, run.results, dims=profile.dims)
 
 
+def _is_current(folder: Path, row: pd.Series, dims: Sequence[int]) -> bool:
+    sources = [row["qsm"], row["brain_mask"]] + ([] if row["labels"] is None else [row["labels"]])
+    wanted = [
+        folder / file
+        for dim in dims
+        for name, file in file_names(dim).items()
+        if row["labels"] is not None or name not in LABELS
+    ]
+    if not all(p.is_file() for p in wanted):
+        return False
+    return min(p.stat().st_mtime for p in wanted) >= max(Path(s).stat().st_mtime for s in sources)
+
+
 def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epochs: int | None = None) -> str:
-    """What a row was made with; the last word changes with the profile, the augmentation and the subjects."""
+    """What a row was made with; the last word changes with what the profile sets for it, how the maps were made, and the subjects."""
     budget = f"{minutes:g} minutes" if minutes else f"{epochs} epochs"
-    subjects = list(find(run.data).index)
-    mark = hashlib.sha256(repr((run.profile, sorted(AUGMENTATION.items()), subjects)).encode()).hexdigest()[:6]
+    p, subjects, made = run.profile, list(find(run.data).index), run.data / phantoms.MARK
+    used = (p.dims, p.dim, p.filters, p.steps, made.read_text() if made.is_file() else "", subjects)
+    if what.startswith(RELEASED):
+        used += (p.box, p.fine, p.stem, sorted(AUGMENTATION.items()), sorted(map(str, training.RECIPE.items())))
+    else:
+        used += (p.patch, p.batch_size)
+    mark = hashlib.sha256(repr(used).encode()).hexdigest()[:6]
     return f"{what}, {budget}, {len(subjects)} subjects, seed {run.seed}, settings {mark}"
 
 
@@ -60,13 +81,13 @@ def sides(run: common.Run, *, train: int | None = None) -> dict[str, list[str]]:
     return split(list(find(run.data).index), train=train)
 
 
-def patch_method(model, run: common.Run, *, network: str, label: str, dim: int) -> Callable[[str], np.ndarray]:
+def patch_method(model, run: common.Run, *, label: str, dim: int) -> Callable[[str], np.ndarray]:
     """What :func:`evaluate` calls for one of the report's networks."""
     patch = tuple(min(p, dim) for p in run.profile.patch)
 
     def probabilities(subject: str) -> np.ndarray:
         image = load_training(run, [subject], label=label, dim=dim)[subject][0]
-        return predict_patches(model, image, patch=patch, context=network == "qsm_double_branch")
+        return predict_patches(model, image, patch=patch, context=model.inputs[0].shape[-1] > 1)
 
     return probabilities
 
@@ -183,6 +204,41 @@ def best(run: common.Run, *, verbose=2) -> pd.DataFrame:
     return done
 
 
+def release_all(run: common.Run, *, maps: Path, verbose=2) -> pd.DataFrame:
+    """Train the recipe on widely varied simulations of all label maps but five, score it on these five, and release it.
+
+    Parameters
+    ----------
+    maps : folder
+        Label maps of the Harvard-Oxford Atlas 2.0, ``<subject>.nii.gz``. One map is simulated of each, into
+        ``data_dir/qsm/varied_<profile>_seed<seed>``; each draws its own susceptibilities, noise, texture, veins, field direction, mask and
+        inversion (:class:`segkit.phantoms.qsm.Difficulty`).
+
+    Returns
+    -------
+    DataFrame
+        Scores of the five subjects, which stand beside the released model.
+    """
+    profile = run.profile
+    sources = sorted(p.name.removesuffix(".nii.gz") for p in Path(maps).glob("*.nii.gz"))
+    if len(sources) <= HELD_OUT:
+        raise ValueError(f"{maps}: {len(sources)} label maps are too few: {HELD_OUT} are held out for scoring")
+    folder = common.home() / "data_dir" / "qsm" / f"varied_{profile.name}_seed{run.seed}"
+    phantoms.write(
+        "qsm", folder, subjects=len(sources), seed=run.seed + 1, coarse=profile.coarse, nuclei=Path(maps), vary=True
+    )
+    varied = dataclasses.replace(run, data=folder, results=run.results / "varied")
+    prepare(varied)
+    chosen = {"train": sources[:-HELD_OUT], "selection": []}
+    name = f"released_{RELEASED}"
+    model, _ = train_recipe(run, chosen, name=name, results=[varied.results], wide=True, verbose=verbose)
+    scores = evaluate(
+        {RELEASED: recipe_method(model, varied, dim=profile.dim)}, varied.results, sources[-HELD_OUT:], dim=profile.dim
+    )
+    release(run, name, scores)
+    return scores
+
+
 def _cell(run: common.Run, network: str, label: str, dim: int, verbose, *, minutes: float | None = None):
     """Train one model and test it: facts of the run, scores, and the method that :func:`evaluate` called."""
     profile, chosen, name = run.profile, sides(run), f"{network}_{label}_dim{dim}"
@@ -199,7 +255,7 @@ def _cell(run: common.Run, network: str, label: str, dim: int, verbose, *, minut
         verbose=verbose,
     )
     wanted = {"brain": 1} if label == "brain" else LABELS if label == ALL else {label: LABELS[label]}
-    method = patch_method(model, run, network=network, label=label, dim=dim)
+    method = patch_method(model, run, label=label, dim=dim)
     scores = evaluate({name: method}, run.results, chosen["test"], dim=dim, labels=wanted)[list(KEPT)]
     facts = {
         "parameters": model.count_params(), "steps": int(history["iterations"].iloc[-1]), "seconds": float(history["seconds"].iloc[-1]),
@@ -207,7 +263,9 @@ def _cell(run: common.Run, network: str, label: str, dim: int, verbose, *, minut
     return facts, scores, method
 
 
-WHAT = {"compare": compare, "binary": binary, "resolution": resolution, "curve": learning_curve, "best": best}
+WHAT = {
+    "compare": compare, "binary": binary, "resolution": resolution, "curve": learning_curve, "best": best, "release": release_all,
+}  # fmt: skip
 
 
 def main() -> None:
@@ -217,10 +275,21 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--profile", default="full")
     parser.add_argument("--results")
+    parser.add_argument("--epochs", type=int, help="of each network, instead of the profile's minutes (on a GPU: 50)")
+    parser.add_argument("--batch-size", type=int, help="of patches (the report: 4)")
     options = parser.parse_args()
-    run = start(options.profile, data=Path(options.data).expanduser().resolve(), results=options.results)
+    data = Path(options.data).expanduser().resolve()
+    run = start(options.profile, data=data, results=options.results)
+    changed: dict = {}
+    if options.epochs:
+        changed |= {"epochs": options.epochs, "minutes": None, "cell_epochs": options.epochs}
+        changed |= {"cell_minutes": None, "brain_minutes": None}
+    if options.batch_size:
+        changed["batch_size"] = options.batch_size
+    run = dataclasses.replace(run, profile=dataclasses.replace(run.profile, **changed))
     prepare(run)
-    print(WHAT[options.what](run).to_string())
+    more = {"maps": data} if options.what == "release" else {}
+    print(WHAT[options.what](run, **more).to_string())
 
 
 if __name__ == "__main__":

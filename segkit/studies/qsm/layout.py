@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 
@@ -88,7 +89,18 @@ def start(profile: str, *, data=None, results=None, seed: int = 0, show_real: bo
         run = common.start(
             "qsm", chosen, data=data, results=results, seed=seed, show_real=show_real, coarse=chosen.coarse
         )
+        if data is not None:
+            run = dataclasses.replace(run, profile=_wide_enough(chosen, run.data))
     return dataclasses.replace(run, source=source_of(run, show_real))
+
+
+def _wide_enough(profile: Profile, folder: Path) -> Profile:
+    """``profile`` with larger cubes before its own where a subject's own map needs them: 380 × 440 × 380 voxels go to 512³ first."""
+    largest = max(max(nib.load(path).shape[:3]) for path in find(folder)["qsm"])
+    dims = profile.dims
+    while dims[0] < min(largest, CUBE):
+        dims = (2 * dims[0], *dims)
+    return dataclasses.replace(profile, dims=dims)
 
 
 def is_label_maps(folder: Path) -> bool:
@@ -184,8 +196,8 @@ def parse_model_name(name: str) -> dict:
     return {"label": match["label"]} | {k: int(match[k]) for k in ("dim", "subjects", "epochs")}
 
 
-def find_model(folder: Path, *, label: str, dim: int) -> Path:
-    """The model of a mask and dimension in ``saved_models``; of several the one with most subjects, then epochs.
+def find_model(folder: Path, *, label: str, dim: int, subjects: int | None = None, epochs: int | None = None) -> Path:
+    """The model of a mask and dimension in ``saved_models``; of several the one with most subjects, then epochs, unless these are given.
 
     Raises
     ------
@@ -198,11 +210,14 @@ def find_model(folder: Path, *, label: str, dim: int) -> Path:
             found[path] = parse_model_name(path.stem)
         except ValueError:
             continue
-    fitting = [p for p, facts in found.items() if facts["label"] == label and facts["dim"] == dim]
+    wanted = {"label": label, "dim": dim, "subjects": subjects, "epochs": epochs}
+    wanted = {k: v for k, v in wanted.items() if v is not None}
+    fitting = [p for p, facts in found.items() if all(facts[k] == v for k, v in wanted.items())]
     if not fitting:
         there = ", ".join(p.stem for p in found) or "none"
+        asked = ", ".join(f"{k} {v}" for k, v in wanted.items())
         raise FileNotFoundError(
-            f"no model of {label} at dimension {dim} in {common.shown(folder)} (there: {there}); run 03_training with LABEL={label!r}"
+            f"no model of {asked} in {common.shown(folder)} (there: {there}); run 03_training with LABEL={label!r}"
         )
     return max(fitting, key=lambda p: (found[p]["subjects"], found[p]["epochs"]))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel import Nifti1Image
+from scipy import ndimage
 
 from segkit import postprocessing, volumes
 from segkit.studies import common
@@ -19,6 +20,9 @@ AUGMENTATION = {
     "flips": (0,), "rotate": 12, "scale": 0.15, "stretch": 0.1, "shear": 0.05, "bend": 2.0, "gain": 0.2, "gamma": 0.15, "noise": 0.3,
     "blur": 0.7,
 }  # fmt: skip
+# for the released model, which shall bear maps that another program made
+WIDE = AUGMENTATION | {"scale": 0.2, "gain": 0.3, "gamma": 0.3, "blur": 1.2, "noise": 0.4}
+RECOLOUR = 0.35  # standard deviation of what is added to a nucleus, in units of normalise (some .02 ppm)
 MM = 1.0  # voxels that the released model sees
 MARGIN = 1.35  # a user's brain is at most so much larger or smaller than those it learned from
 
@@ -150,6 +154,7 @@ def train_recipe(
     epochs: int | None = None,
     seed: int | None = None,
     results: Sequence[Path] | None = None,
+    wide: bool = False,
     verbose="auto",
 ):
     """Train ours: one network of all five nuclei on boxes around the middle of the brain.
@@ -164,6 +169,8 @@ def train_recipe(
         ``train`` and ``selection`` (which may be empty: then the training loss decides).
     results : folders, optional
         Where cubes are looked up, the first that has a subject; default the run's.
+    wide : bool
+        Augment more, and give each nucleus another mean each time, as the released model is trained.
 
     Returns
     -------
@@ -181,9 +188,13 @@ def train_recipe(
     model = build(RELEASED, profile, classes=len(LABELS) + 1)
     places = list(results or [run.results])
     moves = {
-        "train": augment.volumes(**AUGMENTATION, shape=profile.box, shift=max(1.0, min(profile.box) / 16)),
+        "train": augment.volumes(
+            **(WIDE if wide else AUGMENTATION), shape=profile.box, shift=max(1.0, min(profile.box) / 16)
+        ),
         "selection": augment.volumes(flips=(), rotate=0, scale=0, gain=0, shape=profile.box),
     }
+    if wide:
+        moves["train"] = recoloured(moves["train"], RECOLOUR)
     sets: dict = {"train": None, "selection": None}
     for side in sets:
         if not subjects[side]:
@@ -197,6 +208,23 @@ def train_recipe(
         seed=seed, bfloat16=True, verbose=verbose, **training.RECIPE, settings={"fine": profile.fine},
     )  # fmt: skip
     return model, history
+
+
+def recoloured(transform, sd: float):
+    """``transform``, and to each nucleus of the sample a number of standard deviation ``sd`` is added, its edge blurred a little.
+
+    An inversion is linear but for its noise, so this is what another susceptibility of the nucleus would look like, less its streaks.
+    """
+
+    def both(image, label, rng):
+        image, label = transform(image, label, rng)
+        added = np.zeros(label.shape, np.float32)
+        for value in LABELS.values():
+            added[label == value] = rng.normal(0, sd)
+        return image + ndimage.gaussian_filter(added, 0.6)[..., None], label
+
+    both.settings = transform.settings | {"recoloured": sd}
+    return both
 
 
 def _boxed(subject: str, places: Sequence[Path], profile: Profile) -> tuple[np.ndarray, np.ndarray]:

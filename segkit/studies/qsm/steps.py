@@ -15,6 +15,7 @@ from segkit.studies import common
 from segkit.studies.qsm.layout import LABELS, file_names
 
 JOBS = 2
+BIG = 512  # voxels a side of cubes that are worked on one at a time, so that a laptop's memory holds them
 
 
 def pad_all(
@@ -36,7 +37,7 @@ def pad_all(
     DataFrame
         A row a subject: shape and spacing before, shape after, ml of the brain and of each nucleus.
     """
-    rows = Parallel(n_jobs=jobs)(
+    rows = Parallel(n_jobs=jobs if dim < BIG else 1)(
         delayed(_pad_one)(subject, row, results, dim, values)
         for subject, row in tqdm(list(table.iterrows()), desc="padding")
     )
@@ -45,18 +46,20 @@ def pad_all(
 
 def _pad_one(subject: str, row: pd.Series, results: Path, dim: int, values) -> dict:
     qsm, masks = read(row, values)
-    parts = {"w_bg": qsm, "masked": volumes.like(volumes.array(qsm) * volumes.array(masks["brain"]), qsm)}
-    parts |= {"brain_mask" if name == "brain" else name: mask for name, mask in masks.items()}
-    try:
-        cubes = {name: volumes.pad(image, (dim, dim, dim)) for name, image in parts.items()}
-    except ValueError as error:
-        raise ValueError(f"{row['qsm']}: {error}") from None
-    for name, file in file_names(dim).items():
-        if name in cubes:
-            volumes.save(cubes[name], results / "padded" / subject / file)
+    if max(qsm.shape) > dim:
+        raise ValueError(
+            f"{row['qsm']}: {qsm.shape} voxels do not fit a cube of {dim}; choose a larger one, or crop the map"
+        )
     ml = float(np.prod(volumes.spacing(qsm))) / 1000
     sizes = {f"{name}_ml": round(float(volumes.array(mask).sum()) * ml, 2) for name, mask in masks.items()}
-    return {"subject": subject, "shape": qsm.shape, "mm": volumes.spacing(qsm)[0], "cube": dim, **sizes}
+    told = {"subject": subject, "shape": qsm.shape, "mm": volumes.spacing(qsm)[0], "cube": dim, **sizes}
+    parts = {"w_bg": qsm, "masked": volumes.like(volumes.array(qsm) * volumes.array(masks["brain"]), qsm)}
+    parts |= {"brain_mask" if name == "brain" else name: mask for name, mask in masks.items()}
+    del qsm, masks
+    while parts:  # one cube at a time: of 512 voxels a side a map takes half a gigabyte
+        name, image = parts.popitem()
+        volumes.save(volumes.pad(image, (dim, dim, dim)), results / "padded" / subject / file_names(dim)[name])
+    return told
 
 
 def read(row: pd.Series, values: Mapping[str, Sequence[int]]) -> tuple[Nifti1Image, dict[str, Nifti1Image]]:
@@ -92,20 +95,20 @@ def downsample_all(subjects: Sequence[str], results: Path, *, dims: Sequence[int
         A row a subject and dimension: voxel size in mm, and each nucleus's ceiling: the Dice with itself of the mask brought back to
         the padded grid, which no network on this grid can pass.
     """
-    rows = Parallel(n_jobs=jobs)(
+    rows = Parallel(n_jobs=jobs if dims[0] < BIG else 1)(
         delayed(_downsample_one)(s, results, tuple(dims)) for s in tqdm(subjects, desc="downsampling")
     )
     return pd.DataFrame([row for part in rows for row in part]).set_index(["subject", "dim"])
 
 
 def _downsample_one(subject: str, results: Path, dims: tuple[int, ...]) -> list[dict]:
-    folder, rows = results / "padded" / subject, []
+    folder = results / "padded" / subject
     first = {name: folder / file for name, file in file_names(dims[0]).items() if (folder / file).is_file()}
     common.need(folder / file_names(dims[0])["w_bg"], "01_padding")
-    cubes = {name: volumes.load(path) for name, path in first.items()}
-    for dim in dims:
-        row = {"subject": subject, "dim": dim}
-        for name, cube in cubes.items():
+    rows = {dim: {"subject": subject, "dim": dim} for dim in dims}
+    for name, path in first.items():  # one cube at a time
+        cube = volumes.load(path)
+        for dim, row in rows.items():
             kind = "image" if name in ("w_bg", "masked") else "label"
             small = cube if dim == dims[0] else volumes.downsample(cube, dims[0] // dim, kind=kind)
             if dim != dims[0]:
@@ -114,8 +117,7 @@ def _downsample_one(subject: str, results: Path, dims: tuple[int, ...]) -> list[
             if name in LABELS:
                 back, truth = _enlarged(volumes.array(small), dims[0] // dim), volumes.array(cube)
                 row[f"{name}_ceiling"] = float(2 * (back & truth).sum() / (back.sum() + truth.sum()))
-        rows.append(row)
-    return rows
+    return list(rows.values())
 
 
 def _enlarged(array: np.ndarray, factor: int) -> np.ndarray:
@@ -143,6 +145,9 @@ def load_cube(results: Path, subject: str, dim: int) -> tuple[Nifti1Image, Nifti
     }
     if not masks:
         return qsm, brain, None
+    missing = [names[name] for name in LABELS if name not in masks]
+    if missing:
+        raise FileNotFoundError(f"{common.shown(folder)} lacks {missing}: run 01_padding and 02_downsampling again")
     # majority in the halves of two neighbours may both hold: the first in the table keeps the voxel
     out = np.zeros(qsm.shape, np.uint8)
     for name, value in reversed(LABELS.items()):

@@ -9,12 +9,13 @@ import pandas as pd
 from scipy import ndimage
 from tqdm.auto import tqdm
 
-from segkit import legacy, metrics, report, volumes
+from segkit import legacy, metrics, report, statistics, volumes
 from segkit.studies import common
 from segkit.studies.qsm.layout import LABELS, file_names
 from segkit.studies.qsm.networks import to_labels
 from segkit.studies.qsm.steps import load_cube, read, reconstruct
 
+CUBE_MM = 256.0  # length of a cube's side: 512 voxels of half a millimetre
 NOTE = (
     "Reported: Tables 1 and 3 of the report, on 20 subjects that are not public. Legacy: one reading of its scores, which it does not "
     "define: Dice as a soft coefficient over batches of four patches, the Hausdorff distance averaged over patches that hold both masks. "
@@ -89,6 +90,8 @@ def on_original_grid(
     rows = []
     for subject in tqdm(subjects, desc="rebuilding"):
         qsm, masks = read(table.loc[subject], values)
+        if len(masks) == 1:
+            raise ValueError(f"{subject}: has no labels, so nothing can be scored; take it out of the list")
         small = volumes.load(common.need(results / "predictions" / method / f"{subject}.nii.gz", "04_testing"))
         found = reconstruct(small, qsm)
         volumes.save(found, out / f"{subject}_{method}.nii.gz")
@@ -111,12 +114,49 @@ def summary(
     )
 
 
+def told(table: pd.DataFrame) -> pd.DataFrame:
+    """:func:`summary` as text, ``mean [low, high]``, a column a nucleus."""
+    text = table.apply(lambda r: f"{r['mean']:.3f} [{r['low']:.3f}, {r['high']:.3f}]", axis=1)
+    return text.unstack("label")[list(dict.fromkeys(table.index.get_level_values("label")))]
+
+
+def pairs(scores: pd.DataFrame, *, by: str = "method") -> pd.DataFrame:
+    """Every two methods over the same subjects, on each subject's mean: :func:`segkit.statistics.paired` (Wilcoxon, Holm)."""
+    return statistics.paired(scores.pivot_table(index="subject", columns=by, values="dice", sort=False))
+
+
+def table_2(scores: pd.DataFrame, method: str) -> pd.DataFrame:
+    """The report's Table 2: Chai et al.'s Dice as it quotes it, and ours with intervals, a row a nucleus."""
+    printed = common.published("qsm").query("table == 2").set_index("label")["value"].rename("Chai et al., as quoted")
+    ours = told(summary(scores[scores["method"] == method])).iloc[0].rename(method)
+    return pd.concat([printed, ours], axis=1).reindex(list(dict.fromkeys([*LABELS, *printed.index])))
+
+
+def table_3(compared: pd.DataFrame, grids: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The report's Table 3 (hippocampus and caudate, two networks, two dimensions, mixed epochs) beside ours at equal subjects and minutes.
+
+    Parameters
+    ----------
+    compared, grids : DataFrame
+        Of :func:`segkit.studies.qsm.experiments.compare` and :func:`segkit.studies.qsm.experiments.resolution`.
+    """
+    printed = common.published("qsm").query("table == 3")
+    ours = [compared.assign(network=compared["network"].map({"qsm_unet3d": "U-Net", "qsm_resunet3d": "ResUNet"}))]
+    if grids is not None:
+        ours.append(grids.assign(network="U-Net"))
+    mean = pd.concat(ours).dropna(subset=["network"]).drop_duplicates(["network", "dim", "label", "subject"])
+    mean = mean.groupby(["network", "label", "dim"])["dice"].mean().rename("ours").reset_index()
+    out = printed[["network", "label", "dim", "epochs", "subjects", "value"]].rename(columns={"value": "reported"})
+    return out.merge(mean, on=["network", "label", "dim"], how="left").set_index(["label", "network", "dim"])
+
+
 def three_columns(scores: pd.DataFrame, method: str, *, dim: int = 128) -> pd.DataFrame:
-    """Reported, legacy and corrected for one method of :func:`evaluate`."""
+    """Reported (Table 1, binary models), legacy and corrected for one method of :func:`evaluate`."""
     printed = common.published("qsm").query("table == 1 and metric != 'validation Dice'")
     printed = printed[printed["dim"] == dim][["label", "metric", "value"]]
     printed = printed.assign(metric=printed["metric"].map({"test Dice": "Dice", "test HD (voxels)": "HD (voxels)"}))
     chosen = scores[scores["method"] == method]
+    chosen = chosen.assign(hd_voxels=chosen["hd_mm"] / (CUBE_MM / chosen["dim"]))
     printed = printed[printed["label"].isin(chosen["label"])]
 
     def long(columns: Mapping[str, str]) -> pd.DataFrame:
@@ -125,7 +165,7 @@ def three_columns(scores: pd.DataFrame, method: str, *, dim: int = 128) -> pd.Da
 
     old = long({"legacy_dice": "Dice", "legacy_hd_voxels": "HD (voxels)"})
     new = long({
-        "dice": "Dice", "hd_mm": "HD (mm)", "hd95_mm": "HD95 (mm)", "surface_dice": "surface Dice at 1 mm",
+        "dice": "Dice", "hd_voxels": "HD (voxels)", "hd_mm": "HD (mm)", "hd95_mm": "HD95 (mm)", "surface_dice": "surface Dice at 1 mm",
     })  # fmt: skip
     return report.three_columns(printed, old, new)
 
@@ -172,7 +212,10 @@ def atlas_vote(results: Path, training: Sequence[str], *, dim: int) -> np.ndarra
     """
     votes = None
     for subject in training:
-        known = volumes.array(load_cube(results, subject, dim)[2])
+        label_map = load_cube(results, subject, dim)[2]
+        if label_map is None:
+            raise ValueError(f"{subject}: has no labels, so it has no vote; take it out of the list")
+        known = volumes.array(label_map)
         one = np.eye(len(LABELS) + 1, dtype=np.float32)[known]
         votes = one if votes is None else votes + one
     return votes / len(training)
@@ -182,7 +225,14 @@ def seams(probabilities: np.ndarray, patch: Sequence[int]) -> float:
     """Mean absolute jump of the probabilities across the borders of patches side by side, over that across other planes.
 
     1 where nothing is to be seen; what :func:`segkit.inference.predict` with overlap brings down.
+
+    Raises
+    ------
+    ValueError
+        When the volume is one patch, so that there is no border.
     """
+    if all(n <= p for n, p in zip(probabilities.shape, patch, strict=False)):
+        raise ValueError(f"a volume of {probabilities.shape[:3]} is a single patch of {tuple(patch)}: it has no seams")
     at, elsewhere = [], []
     for axis in range(3):
         jump = np.abs(np.diff(probabilities, axis=axis)).mean(
@@ -240,8 +290,12 @@ def claims(
         ("Table 3", "numbers of subjects (100) are of training", "does not hold", "56 train, 24 select and 20 test: 100 includes the test"),
     ]  # fmt: skip
     if unet is not None and resunet is not None:
-        a, b = mean[unet, "mean"], mean[resunet, "mean"]
+        both = summary(scores[scores["method"].isin([unet, resunet])]).xs("mean", level="label")
+        test = pairs(scores[scores["method"].isin([unet, resunet])]).iloc[0]
+        a, b = both.loc[unet], both.loc[resunet]
+        clear = source != "simulated phantom" and test["p"] <= 0.05
         rows.append(("section 5.3", "ResUNet has no better Dice than U-Net at four times the parameters",
-                     unknown if source == "simulated phantom" else ("holds" if b <= a else "does not hold"),
-                     f"at equal minutes: U-Net {a:.3f}, ResUNet {b:.3f} (mean of five nuclei, {simulated})"))  # fmt: skip
+                     unknown if not clear else ("holds" if b["mean"] <= a["mean"] else "does not hold"),
+                     f"equal minutes, mean of five nuclei: U-Net {a['mean']:.3f} [{a['low']:.3f}, {a['high']:.3f}], ResUNet "
+                     f"{b['mean']:.3f} [{b['low']:.3f}, {b['high']:.3f}], n {test['n']}, Wilcoxon p {test['p']:.2g}; {simulated}"))  # fmt: skip
     return pd.DataFrame(rows, columns=["section", "claim", "verdict", "evidence"])

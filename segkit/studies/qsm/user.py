@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 
 import cc3d
+import nibabel as nib
 import numpy as np
 import pandas as pd
 from nibabel import Nifti1Image
@@ -75,11 +76,7 @@ def segment(
         )
     small, inside = (_working(i, kind) for i, kind in ((volumes.like(data, image), "image"), (brain, "label")))
     soft = predict(load_model(model), small, inside, box=box)
-    soft = volumes.resample(soft, like=image, kind="image")
-    probabilities = volumes.array(soft)
-    outside = probabilities.sum(axis=-1) == 0  # beyond the working grid
-    probabilities[outside, 0] = 1
-    found = volumes.like(to_labels(probabilities), image)
+    found = volumes.like(_on_grid(soft, image), image)
     if out is not None:
         from segkit import plots
 
@@ -88,6 +85,25 @@ def segment(
         )
         releases.write_outputs(found, measure(found, image), figure, out, name)
     return found
+
+
+def _on_grid(soft: Nifti1Image, image: Nifti1Image) -> np.ndarray:
+    """Labels on the grid of ``image``; probabilities are brought there only where some nucleus may be, since six of them fill memory."""
+    out = np.zeros(image.shape, np.uint8)
+    possible = np.argwhere(volumes.array(soft)[..., 0] < 0.99)
+    if not len(possible):
+        return out
+    ends = np.stack([possible.min(axis=0) - 1, possible.max(axis=0) + 1])
+    corners = np.stack(np.meshgrid(*ends.T, indexing="ij"), axis=-1).reshape(-1, 3)
+    there = nib.affines.apply_affine(np.linalg.inv(image.affine) @ soft.affine, corners)
+    first = np.clip(np.floor(there.min(axis=0)), 0, np.array(image.shape) - 1).astype(int)
+    last = np.clip(np.ceil(there.max(axis=0)) + 1, first + 1, image.shape).astype(int)
+    part = volumes.crop(image, tuple(last - first), start=tuple(first))
+    probabilities = volumes.array(volumes.resample(soft, like=part, kind="image"))
+    outside = probabilities.sum(axis=-1) == 0  # beyond the working grid
+    probabilities[outside, 0] = 1
+    out[tuple(slice(a, b) for a, b in zip(first, last, strict=True))] = to_labels(probabilities)
+    return out
 
 
 def _working(image: Nifti1Image, kind: str) -> Nifti1Image:
