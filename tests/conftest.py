@@ -34,3 +34,24 @@ AFFINES = {
 @pytest.fixture(params=AFFINES)
 def affine(request):
     return AFFINES[request.param]
+
+
+@pytest.fixture(scope="session")
+def hoa_map():
+    """``hoa_map(shift=(x, y, z))``: a tiny label map with the values of the Harvard-Oxford Atlas 2.0."""
+    from segkit.phantoms import qsm
+
+    def label_map(shift=(0.0, 0.0, 0.0), half=1):
+        """A Harvard-Oxford map with a small block a nucleus, moved by ``shift`` mm."""
+        data = np.zeros((80, 90, 80), np.uint8)
+        affine = nib.affines.from_matvec(np.eye(3) * 1.5, (-60 + shift[0], -70 + shift[1], -55 + shift[2]))
+        inverse = np.linalg.inv(nib.affines.from_matvec(np.eye(3) * 1.5, (-60, -70, -55)))
+        for name in qsm.NUCLEI:
+            for value, sign in zip(qsm._HOA_PARTS[name], (-1, 1), strict=True):
+                at = np.round(
+                    nib.affines.apply_affine(inverse, (sign * qsm.CENTRES[name][0], *qsm.CENTRES[name][1:]))
+                ).astype(int)
+                data[tuple(slice(a - half, a + half + 1) for a in at)] = value
+        return nib.Nifti1Image(data, affine)
+
+    return label_map

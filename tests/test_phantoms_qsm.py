@@ -1,5 +1,6 @@
 """Phantom susceptibility maps: the study's layout and file names, nuclei where they belong, ppm as the inversion gives them."""
 
+import dataclasses
 import json
 
 import nibabel as nib
@@ -104,6 +105,24 @@ def test_difficulty_is_in_the_map():
     assert sd(veins=40) > 3 * sd()
 
 
+def test_a_mask_may_be_too_small_or_too_large(monkeypatch):
+    sizes = {}
+    for mm in (-8.0, 0.0, 8.0):  # a voxel is 4 mm here
+        chosen = qsm.Difficulty(mask_mm=mm)
+        monkeypatch.setattr(qsm.Difficulty, "drawn", classmethod(lambda cls, rng, chosen=chosen: chosen))
+        sizes[mm] = int(qsm.subject("sub-001", 0, coarse=8, vary=True)[1].sum())
+    assert sizes[8.0] < 0.9 * sizes[0.0] < sizes[0.0] < 0.9 * sizes[-8.0]
+
+
+def test_drawn_difficulties_hold_the_default_within():
+    drawn = [qsm.Difficulty.drawn(np.random.default_rng(k)) for k in range(200)]
+    for field in dataclasses.fields(qsm.Difficulty):
+        values = [getattr(d, field.name) for d in drawn]
+        assert min(values) < max(values), field.name
+        reach = 0.05 * (max(values) - min(values))
+        assert min(values) - reach <= field.default <= max(values) + reach, field.name
+
+
 def test_veins_are_thin_and_stay_inside():
     inside = np.zeros((40, 40, 40), bool)
     inside[5:35, 5:35, 5:35] = True
@@ -114,21 +133,8 @@ def test_veins_are_thin_and_stay_inside():
     assert qsm.veins(np.zeros((4, 4, 4), bool), (1, 1, 1), np.random.default_rng(0), count=3).sum() == 0
 
 
-def label_map(shift=(0.0, 0.0, 0.0)):
-    """A Harvard-Oxford map with a small block a nucleus, moved by ``shift`` mm."""
-    data = np.zeros((80, 90, 80), np.uint8)
-    affine = nib.affines.from_matvec(np.eye(3) * 1.5, (-60 + shift[0], -70 + shift[1], -55 + shift[2]))
-    inverse = np.linalg.inv(nib.affines.from_matvec(np.eye(3) * 1.5, (-60, -70, -55)))
-    for name in qsm.NUCLEI:
-        for value, sign in zip(qsm._HOA_PARTS[name], (-1, 1), strict=True):
-            at = np.round(
-                nib.affines.apply_affine(inverse, (sign * qsm.CENTRES[name][0], *qsm.CENTRES[name][1:]))
-            ).astype(int)
-            data[tuple(slice(a - 1, a + 2) for a in at)] = value
-    return nib.Nifti1Image(data, affine)
-
-
-def test_a_label_map_is_placed_by_its_nuclei(tmp_path):
+def test_a_label_map_is_placed_by_its_nuclei(tmp_path, hoa_map):
+    label_map = hoa_map
     fit = qsm.fit_to_mni(label_map(shift=(5, -8, 3)))
     np.testing.assert_allclose(fit[:3, 3], (-5, 8, -3), atol=1.5)
     np.testing.assert_allclose(fit[:3, :3], np.eye(3), atol=0.05)

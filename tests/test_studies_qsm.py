@@ -1,6 +1,7 @@
 """The QSM study: names, padding and halving under which points stay, patches, scores, registration, a user's own map."""
 
 import dataclasses
+import json
 
 import nibabel as nib
 import numpy as np
@@ -447,3 +448,87 @@ def test_start_tells_phantoms_simulations_and_a_users_maps_apart(done, tmp_path)
     image = volumes.load(own / "QSM_w_bg.nii.gz")
     volumes.save(volumes.pad(image, (100, 100, 100)), own / "QSM_w_bg.nii.gz")  # larger than the profile's first cube
     assert qsm.start("smoke", data=tmp_path / "own", results=tmp_path / "r").profile.dims == (128, *run.profile.dims)
+
+
+def cells(values):
+    """A row a network, subject and nucleus; a network's Dice is given, subjects add a little."""
+    rows = [
+        {
+            "network": n,
+            "method": n,
+            "subject": f"s{k}",
+            "label": label,
+            "dim": 128,
+            "dice": dice + 0.01 * k,
+            "hd_mm": 4.0,
+        }
+        for n, dice in values.items()
+        for k in range(8)
+        for label in qsm.LABELS
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_tables_2_and_3_stand_beside_ours():
+    scores = cells({"qsm_unet3d": 0.7, "qsm_resunet3d": 0.6})
+    text = qsm.told(qsm.summary(scores))
+    assert list(text.columns) == [*qsm.LABELS, "mean"]
+    assert text.loc["qsm_unet3d", "mean"].startswith("0.735 [")
+    second = qsm.table_2(scores, "qsm_unet3d")
+    assert second.loc["caudate", "Chai et al., as quoted"] == 0.782
+    assert second.loc["caudate", "qsm_unet3d"].startswith("0.735 [")
+    assert np.isnan(second.loc["hippocampus", "Chai et al., as quoted"])
+    third = qsm.table_3(scores, cells({"x": 0.5}).assign(dim=256))
+    assert third.loc[("hippocampus", "U-Net", 128), "ours"] == pytest.approx(0.735)
+    assert third.loc[("hippocampus", "U-Net", 256), "ours"] == pytest.approx(0.535)
+    assert third.loc[("hippocampus", "ResUNet", 128), "reported"] == 0.71
+    test = qsm.pairs(scores).iloc[0]
+    assert test["difference"] == pytest.approx(0.1)
+    assert test["p"] < 0.01
+
+
+@pytest.mark.parametrize(("resunet", "verdict"), [(0.6, "holds"), (0.8, "does not hold"), (0.7, "cannot be told here")])
+def test_the_claim_on_resunet_needs_a_clear_difference(resunet, verdict):
+    scores = cells({"qsm_unet3d": 0.7, "qsm_resunet3d": resunet, "best": 0.9})
+    names = {"best": "best", "unet": "qsm_unet3d", "resunet": "qsm_resunet3d"}
+    told = qsm.claims(scores, source="simulated", **names).set_index("section")
+    assert told.loc["section 5.3", "verdict"] == verdict
+    assert "Wilcoxon p" in told.loc["section 5.3", "evidence"]
+    phantom = qsm.claims(scores, source="simulated phantom", **names).set_index("section")
+    assert phantom.loc["section 5.3", "verdict"] == "cannot be told here"
+
+
+def test_a_nucleus_gets_another_mean_and_the_rest_stays():
+    from segkit import augment
+    from segkit.studies.qsm.networks import recoloured
+
+    label = np.zeros((24, 24, 24), np.uint8)
+    label[4:12, 4:12, 4:12] = 2
+    image = np.zeros((24, 24, 24, 1), np.float32)
+    still = augment.volumes(flips=(), rotate=0, scale=0, gain=0)
+    added = []
+    for seed in range(30):
+        out, same = recoloured(still, 0.3)(image, label, np.random.default_rng(seed))
+        np.testing.assert_array_equal(same, label)
+        assert np.abs(out[16:]).max() < 1e-6
+        assert out[6:10, 6:10, 6:10].std() < 1e-2
+        added.append(out[8, 8, 8, 0])
+    assert 0.15 < np.std(added) < 0.5
+
+
+def test_the_release_learns_from_varied_maps_and_is_scored_on_others(tmp_path, monkeypatch, hoa_map):
+    maps, few = tmp_path / "maps", tmp_path / "few"
+    for k in range(7):
+        volumes.save(hoa_map(shift=(k, 0, 0), half=3), maps / f"{k}.nii.gz")
+        volumes.save(hoa_map(half=3), few / f"{min(k, 4)}.nii.gz")
+    monkeypatch.setattr(common, "home", lambda: tmp_path)
+    run = qsm.start("smoke", data=maps, results=tmp_path / "results_dir")
+    run = dataclasses.replace(run, profile=dataclasses.replace(run.profile, batch_size=1))
+    with pytest.raises(ValueError, match="5 label maps are too few: 5 are held out"):
+        qsm.experiments.release_all(run, maps=few, verbose=0)
+    scores = qsm.experiments.release_all(run, maps=maps, verbose=0)
+    assert set(scores["subject"]) == {str(k) for k in range(2, 7)}
+    (path,) = qsm.released()
+    record = json.loads(path.with_suffix(".run.json").read_text())
+    assert record["settings"]["train"]["subjects"] == ["0", "1"]
+    assert record["settings"]["train"]["augment"]["recoloured"] > 0
