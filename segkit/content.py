@@ -111,13 +111,16 @@ class Content(keras.losses.Loss):
         Image values that become black and white.
     dice_weight : float
         Adds so much Dice loss between the masks: the hybrid that the report did not try.
+    relative : bool
+        Divide by what an empty prediction would cost, so that content is about 1 at most, on one scale with Dice; without it
+        it is some 10⁴ times larger.
     seed : int
         Of random features.
     """
 
     def __init__(
         self, features: str = "imagenet", pools: int = 2, reduction_of_features: str = "concatenated", low: float = 0.0, high: float = 1.0,
-        dice_weight: float = 0.0, seed: int = 0, name: str = "content", **kwargs,
+        dice_weight: float = 0.0, relative: bool = False, seed: int = 0, name: str = "content", **kwargs,
     ):  # fmt: skip
         super().__init__(name=name, **kwargs)
         if reduction_of_features not in ("concatenated", "per_layer"):
@@ -126,7 +129,7 @@ class Content(keras.losses.Loss):
             raise ValueError(f"white ({high}) must lie above black ({low})")
         self.settings = {
             "features": str(features), "pools": int(pools), "reduction_of_features": reduction_of_features, "low": float(low),
-            "high": float(high), "dice_weight": float(dice_weight), "seed": int(seed),
+            "high": float(high), "dice_weight": float(dice_weight), "relative": bool(relative), "seed": int(seed),
         }  # fmt: skip
 
     def call(self, y_true, y_pred):
@@ -149,6 +152,10 @@ def content_distance(y_true, y_pred, blocks, settings):
     y_true, y_pred = ops.cast(y_true, "float32"), ops.cast(y_pred, "float32")
     seen = prepared(y_true[..., 1:], low=settings["low"], high=settings["high"])
     a, b = (pyramid(seen * mask, blocks) for mask in (y_true[..., :1], y_pred))
+    if settings.get("relative"):
+        nothing = pyramid(ops.zeros_like(seen), blocks)
+        empty = sum(ops.sum(ops.square(x - z)) for x, z in zip(a, nothing, strict=True))
+        return sum(ops.sum(ops.square(x - y)) for x, y in zip(a, b, strict=True)) / (empty + 1e-6)
     if settings["reduction_of_features"] == "per_layer":
         return sum(ops.mean(ops.square(x - y)) for x, y in zip(a, b, strict=True))
     total = sum(ops.sum(ops.square(x - y)) for x, y in zip(a, b, strict=True))

@@ -139,6 +139,9 @@ class Slices(Samples):
         ``keep(label_slice) -> bool``: which slices take part.
     foreground : float, optional
         Share of samples drawn at random from the slices with foreground; the others come in turn from all slices.
+    groups : dict, optional
+        Subject to group, such as its centre: each sample first draws a group, then one of its subjects, then a slice, so that
+        groups (and subjects within them) are seen equally often, whatever their numbers of slices.
     image_in_target : bool
         Add the slice's own first channel to the target, behind the label's: for losses that mask the image
         (:class:`segkit.content.Content`).
@@ -154,6 +157,7 @@ class Slices(Samples):
         neighbours: int = 0,
         keep=None,
         foreground: float | None = None,
+        groups: Mapping[str, str] | None = None,
         image_in_target: bool = False,
         soft: tuple[float, float] | None = None,
         **settings,
@@ -173,10 +177,31 @@ class Slices(Samples):
             raise ValueError(
                 "no slice holds foreground, so none can be drawn; check the labels, or leave foreground out"
             )
+        self.groups: dict[str, list[str]] = {}
+        for subject, group in (groups or {}).items():
+            self.groups.setdefault(group, []).append(subject)
+        if groups is not None and set(groups) != set(volumes):
+            raise ValueError(
+                f"groups name {sorted(set(groups) ^ set(volumes))[:5]} otherwise than the volumes do; give each subject one"
+            )
+        self.of = {s: [i for i, (name, _) in enumerate(self.index) if name == s] for s in volumes} if groups else {}
         super().__init__(len(self.index), list(volumes), **settings)
 
-    def _sample(self, index, rng):
+    def _drawn(self, rng) -> int:
+        """A slice of a group drawn evenly."""
+        chosen = [[s for s in names if self.of[s]] for names in self.groups.values()]
+        chosen = [names for names in chosen if names]
+        names = chosen[rng.integers(len(chosen))]
+        slices = self.of[names[rng.integers(len(names))]]
         if self.foreground and rng.random() < self.foreground:
+            filled = set(self.filled)
+            slices = [i for i in slices if i in filled] or slices
+        return slices[rng.integers(len(slices))]
+
+    def _sample(self, index, rng):
+        if self.groups:
+            index = self._drawn(rng)
+        elif self.foreground and rng.random() < self.foreground:
             index = self.filled[rng.integers(len(self.filled))]
         subject, k = self.index[index]
         image, label = self.volumes[subject]
@@ -197,6 +222,7 @@ class Slices(Samples):
     def _settings(self):
         further = {
             "foreground": self.foreground,
+            "groups": sorted(self.groups) or None,
             "image_in_target": self.image_in_target or None,
             "soft": self.soft and list(self.soft),
         }

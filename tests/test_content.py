@@ -181,3 +181,15 @@ def test_requests_that_make_no_sense():
         content.Content(low=1, high=1)
     with pytest.raises(ValueError, match="two channels, mask and image, not 1"):
         content.Content("random")(np.zeros((1, 4, 4, 1), "f"), np.zeros((1, 4, 4, 1), "f"))
+
+
+def test_relative_content_is_one_for_an_empty_prediction_and_zero_for_the_truth():
+    rng = np.random.default_rng(0)
+    image = rng.uniform(0.2, 1, (2, 16, 16, 1)).astype("f")
+    mask = (rng.random((2, 16, 16, 1)) < 0.3).astype("f")
+    target = np.concatenate([mask, image], axis=-1)
+    loss = content.Content("random", relative=True, seed=1)
+    assert float(loss(target, mask)) == pytest.approx(0, abs=1e-6)
+    assert float(loss(target, 0 * mask)) == pytest.approx(1, rel=1e-3)
+    plain = float(content.Content("random", seed=1)(target, 0 * mask))
+    assert plain != pytest.approx(1, rel=0.1)

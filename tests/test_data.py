@@ -340,3 +340,23 @@ def test_slices_bring_their_own_image_and_soft_labels_in_the_target(rng):
     np.testing.assert_array_equal(y[..., 1], np.moveaxis(image, 2, 0))  # the middle slice, not a neighbour
     assert both.describe()["soft"] == [0.1, 0.9]
     assert "soft" not in plain.describe()
+
+
+def test_groups_are_seen_equally_often_whatever_their_size():
+    rng = np.random.default_rng(0)
+    sizes = {"a/1": 40, "a/2": 4, "b/1": 10}
+    volumes = {
+        s: (np.full((4, 4, n), k, np.float32), (rng.random((4, 4, n)) < 0.02).astype(np.uint8))
+        for k, (s, n) in enumerate(sizes.items())
+    }
+    for _, mask in volumes.values():
+        mask[..., 0] = 1
+    chosen = data.Slices(volumes, classes=1, batch_size=50, steps=40, groups={s: s[0] for s in volumes}, foreground=0.5)
+    seen = np.concatenate([chosen[i][0][:, 0, 0, 0] for i in range(40)])
+    share = [(seen == k).mean() for k in range(3)]
+    np.testing.assert_allclose(share, [0.25, 0.25, 0.5], atol=0.04)
+    np.testing.assert_array_equal(chosen[3][0], chosen[3][0])
+    filled = np.concatenate([chosen[i][1].any(axis=(1, 2, 3)) for i in range(40)])
+    assert filled.mean() > 0.55
+    with pytest.raises(ValueError, match="groups name"):
+        data.Slices(volumes, classes=1, batch_size=2, groups={"a/1": "a"})

@@ -1,6 +1,5 @@
 """The WMH study and its phantoms: layout, grids there and back, losses, the challenge's scores, errors by size, a user's scan."""
 
-import functools
 import json
 
 import edt
@@ -215,19 +214,98 @@ def test_cells_resume_and_say_where_features_came_from(done, monkeypatch):
     np.testing.assert_allclose(again["dice"], rows["dice"], atol=1e-5)
 
 
-def test_the_recipe_learns_from_painted_anatomies_and_scores_real_scans(done, tmp_path):
+def test_anatomies_are_soft_maps_as_bytes(done, tmp_path):
     folder, names = wmh.experiments.anatomies(done, None)
+    assert folder.name.endswith(phantom.mark())  # an edit of the phantoms makes them anew
     with np.load(folder / f"{names[0]}.npz") as part:
         assert part["parts"].dtype == np.uint8
         assert part["parts"].shape[-1] == len(phantom.PARTS)
-    model, _ = wmh.train_recipe(done, folder, names, verbose=0)
-    real = tmp_path / "real"
-    scan, mask, affine = phantom.subject("CentreB", "1", 5, coarse=4)
-    put(real, "clinical/1", scan, mask, affine=affine)
-    volumes.save(nib.Nifti1Image((mask == 1).astype("u1"), affine), real / "clinical" / "1" / "result.nii.gz")
-    scores = wmh.experiments.score_real({"ours": functools.partial(wmh.predict_recipe, model)}, real)
-    assert set(scores["method"]) == {"ours", "intensity threshold", "published network"}
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty: holds no label map"):
+        wmh.experiments.anatomies(done, tmp_path / "empty")
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """Two scans as if they were real: one to tune on, one held out with somebody's result."""
+    folder = tmp_path_factory.mktemp("real")
+    seeds = iter(range(5, 100))
+    for name in ("openms/1", "clinical/1"):
+        mask = np.zeros(1)
+        while (mask == 1).sum() < 50:  # on so coarse a grid small lesions vanish
+            scan, mask, affine = phantom.subject("CentreB", "1", next(seeds), coarse=4)
+        put(folder, name, scan, mask, affine=affine)
+    volumes.save(nib.Nifti1Image((mask == 1).astype("u1"), affine), folder / "clinical" / "1" / "result.nii.gz")
+    return folder
+
+
+def test_the_recipe_tunes_on_one_centre_and_opens_the_other_when_told(done, real):
+    tables = done.results / "tables"
+    tuned = wmh.experiments.recipe(done, real=real, verbose=0)
+    assert set(tuned["subject"]) == {"openms/1"}
+    assert not (tables / "openings.csv").exists()
+    scores = wmh.experiments.recipe(done, real=real, final=True, verbose=0)
+    assert set(scores["subject"]) == {"openms/1", "clinical/1"}
+    assert set(scores["method"]) == {wmh.RELEASED, "intensity threshold", "published network"}
     assert scores.set_index("method").loc["published network", "dice"] == 1
+    again = wmh.experiments.recipe(done, real=real, final=True, verbose=0)
+    assert len(again) == len(scores)
+    opened = pd.read_csv(tables / "openings.csv")
+    assert opened["scans"].tolist() == [1]
+    chosen = pd.read_csv(tables / "thresholds.csv").iloc[0]
+    assert chosen[[str(t) for t in wmh.experiments.THRESHOLDS]].astype(float).idxmax() == str(chosen["threshold"])
+    missed = pd.read_csv(tables / "real_missed.csv")
+    assert missed.groupby("subject")["lesions"].sum().gt(0).all()
+    with pytest.raises(ValueError, match="has no scans of openms"):
+        wmh.experiments.recipe(done, real=real / "clinical", verbose=0)
+
+
+def test_a_few_real_scans_more(done, real):
+    wmh.experiments.recipe(done, real=real, verbose=0)
+    rows = wmh.experiments.finetune(done, real=real, epochs=1, verbose=0)
+    assert rows["subject"].tolist() == ["clinical/1"]
+    (done.results / "tables" / "finetune.csv").unlink()
+    with pytest.raises(ValueError, match="has no scans of openms to learn from"):
+        wmh.experiments.finetune(done, real=real / "clinical", epochs=1, verbose=0)
+
+
+def test_a_rescored_slice_keeps_its_background_at_zero():
+    from segkit import augment
+    from segkit.studies.wmh.networks import rescored
+
+    rng = np.random.default_rng(0)
+    image = np.zeros((24, 24, 2), np.float32)
+    image[4:20, 4:20, 0], image[4:20, 4:20, 1] = rng.normal(size=(16, 16)), 10
+    moves = augment.slices(flips=(), rotate=0, scale=0, gain=0.3, noise=0.3, sequences=2)
+    for seed in range(5):
+        out, _ = rescored(moves)(image, np.zeros((24, 24), np.uint8), np.random.default_rng(seed))
+        assert out.shape == (24, 24, 1)
+        assert not out[:4].any()
+        assert out[4:20, 4:20].mean() == pytest.approx(0, abs=1e-4)
+        assert out[4:20, 4:20].std() == pytest.approx(1, abs=1e-3)
+
+
+def test_aged_brains_have_wider_ventricles_or_less_fluid_outside():
+    parts, _ = phantom.brain(np.random.default_rng(3), coarse=2)
+    changes = []
+    for seed in range(6):
+        old = phantom.aged(parts, (2, 2, 2), np.random.default_rng(seed))
+        total = sum(old.values())
+        assert total.max() < 1.05
+        changes.append([old[k].sum() / parts[k].sum() for k in ("ventricles", "sulci")])
+    changes = np.array(changes)
+    assert (changes[:, 0] >= 0.999).all()
+    assert changes[:, 0].max() > 1.2
+    assert (changes[:, 1] <= 1.001).all()
+    assert changes[:, 1].min() < 0.9
+
+
+def test_drawn_lesions_are_brighter_than_white_matter_and_than_their_surroundings():
+    for seed in range(300):
+        look = phantom.Look.drawn(np.random.default_rng(seed))
+        shown = {k: getattr(look, k) ** look.gamma for k in ("lesion", "halo", "rim")}
+        assert 1.119 < shown["lesion"] < 2.001
+        assert max(shown["halo"], shown["rim"]) <= 1 + 0.6 * (shown["lesion"] - 1) + 1e-6
 
 
 def test_a_painted_slice_is_new_each_time_and_its_background_is_zero():

@@ -10,6 +10,7 @@ Kuijf et al., IEEE TMI 38 (2019): the challenge. Billot et al., SynthSeg, Medica
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from segkit.phantoms import anatomy
 
 GRID = (192, 224, 192)  # 1 mm voxels in which anatomy is made
 # soft maps a subject is made of, in this order
-PARTS = ("white", "cortex", "deep", "stem", "ventricles", "sulci", "lesion", "halo", "rim")
+PARTS = ("white", "cortex", "deep", "stem", "ventricles", "sulci", "lesion", "halo", "rim", "choroid")
 # FreeSurfer's values of each; lesions of the label maps are white matter, ours are drawn
 _FREESURFER = {
     "white": (2, 41, 7, 46, 25, 57, 30, 62, 85), "cortex": (3, 42, 8, 47, 17, 18, 53, 54),
@@ -46,6 +47,10 @@ class Look:
     lesion: float = 1.65
     halo: float = 1.12
     rim: float = 1.15
+    choroid: float = 1.1
+    patchy: float = 0.0  # how unlike parts of a lesion are, relative
+    cortex_patchy: float = 0.0  # how unlike parts of the cortex are (insula and limbic cortex are bright on FLAIR)
+    grain_mm: float = 0.0  # to which noise is correlated
     texture: float = 0.03
     texture_mm: float = 3.0
     bias: float = 0.08
@@ -56,12 +61,19 @@ class Look:
     @classmethod
     def drawn(cls, rng: np.random.Generator) -> "Look":
         """Wide enough to hold scanners that nobody has seen."""
-        cortex = rng.uniform(0.95, 1.45)
+        gamma = np.exp(rng.uniform(-0.35, 0.35))
+        over = np.exp(rng.uniform(np.log(0.12), np.log(1.0)))  # of lesions over white matter, as the scan shows it
+
+        def shown(value):  # before the scanner's own curve
+            return float(max(value, 0.0) ** (1 / gamma))
+
         return cls(
-            cortex=cortex, deep=rng.uniform(0.9, 1.35), stem=rng.uniform(0.85, 1.25), ventricles=rng.uniform(0.02, 0.6),
-            sulci=rng.uniform(0.05, 0.7), lesion=rng.uniform(1.25, 2.3), halo=rng.uniform(1.0, 1.2), rim=rng.uniform(0.95, 1.4),
-            texture=rng.uniform(0.01, 0.08), texture_mm=rng.uniform(1.5, 6), bias=rng.uniform(0.02, 0.2), noise=rng.uniform(0.01, 0.09),
-            blur_mm=rng.uniform(0.2, 1.3), gamma=np.exp(rng.uniform(-0.35, 0.35)),
+            cortex=rng.uniform(0.95, 1.4), deep=rng.uniform(0.9, 1.3), stem=rng.uniform(0.85, 1.25), ventricles=rng.uniform(0.02, 0.6),
+            sulci=rng.uniform(0.05, 0.7), lesion=shown(1 + over), halo=shown(1 + over * rng.uniform(0, 0.45)),
+            rim=shown(1 + over * rng.uniform(-0.1, 0.6)), choroid=rng.uniform(0.4, 1.5), patchy=rng.uniform(0, 0.2),
+            cortex_patchy=rng.uniform(0, 0.2), texture=rng.uniform(0.01, 0.08), texture_mm=rng.uniform(1.5, 6),
+            bias=rng.uniform(0.02, 0.2), noise=rng.uniform(0.01, 0.09), grain_mm=rng.uniform(0, 0.8), blur_mm=rng.uniform(0.2, 1.3),
+            gamma=gamma,
         )  # fmt: skip
 
 
@@ -83,6 +95,11 @@ CENTRES = {
 }  # fmt: skip
 
 
+def mark() -> str:
+    """Changes with this file: what learned from these phantoms carries it, so that an edit is not taken for the same data."""
+    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+
+
 def share(n: int) -> dict[str, int]:
     """``n`` subjects in all, evenly over the centres, the first ones a subject more."""
     names_ = list(CENTRES)
@@ -102,7 +119,12 @@ def names(subjects: Mapping[str, int]) -> dict[str, list[str]]:
 
 
 def brain(
-    rng: np.random.Generator, *, source: Nifti1Image | None = None, coarse: float = 1.0, bend_mm: float = 2.0
+    rng: np.random.Generator,
+    *,
+    source: Nifti1Image | None = None,
+    coarse: float = 1.0,
+    bend_mm: float = 2.0,
+    tilt: float = 0.0,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Soft maps of one brain without lesions (white … sulci), in voxels of ``coarse`` mm, and the affine (RAS+).
 
@@ -110,9 +132,16 @@ def brain(
     ----------
     source : Nifti1Image, optional
         A whole-brain label map with FreeSurfer's values; default the MNI152 maps.
+    tilt : float
+        Largest nod of the head, in degrees: slices of a clinic's scan may lie 30° off.
     """
     shape = tuple(int(round(n / coarse)) for n in GRID)
     turn = anatomy.placement(rng, rotate=6, scale=0.08, shift_mm=4)
+    if tilt:
+        nod = np.deg2rad(rng.uniform(-tilt, tilt))
+        turn[:3, :3] = turn[:3, :3] @ np.array(
+            [[1, 0, 0], [0, np.cos(nod), -np.sin(nod)], [0, np.sin(nod), np.cos(nod)]]
+        )
     if source is None:
         maps, there = anatomy.mni()
         middle = nib.affines.apply_affine(there, (np.array(maps["grey"].shape) - 1) / 2)
@@ -142,6 +171,28 @@ def brain(
     return {name: soft[name] for name in PARTS[:6]}, affine
 
 
+def aged(
+    parts: Mapping[str, np.ndarray], spacing_mm: Sequence[float], rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """``parts`` with wider ventricles (up to 4 mm) and less fluid on the outside (up to 5 mm, raggedly), as skull-stripping leaves it."""
+    out, spacing = {k: v.copy() for k, v in parts.items()}, np.asarray(spacing_mm, float)
+    wider = max(0.0, rng.uniform(-2, 4))
+    if wider:
+        near = edt.edt(parts["ventricles"] <= 0.5, anisotropy=spacing)
+        more = ndimage.gaussian_filter((near < wider).astype(np.float32), 0.5 / spacing)
+        more = np.maximum(more * (parts["white"] + parts["deep"] > 0.3), parts["ventricles"])
+        room = np.clip(1 - more, 0, None) / np.maximum(1 - parts["ventricles"], 1e-3)
+        for name in ("white", "cortex", "deep", "stem", "sulci"):
+            out[name] = parts[name] * np.clip(room, 0, 1)
+        out["ventricles"] = more
+    inside = sum(out.values()) > 0.5
+    depth = edt.edt(inside, anisotropy=spacing)
+    ragged = rng.uniform(0, 5) + rng.uniform(0, 1.5) * anatomy.smooth_noise(inside.shape, spacing, rng, scale_mm=8)
+    kept = ndimage.gaussian_filter((depth > ragged).astype(np.float32), 0.5 / spacing)
+    out["sulci"] = out["sulci"] * kept
+    return out
+
+
 def lesions(
     parts: Mapping[str, np.ndarray],
     spacing_mm: Sequence[float],
@@ -149,12 +200,13 @@ def lesions(
     *,
     load_ml: float | None = None,
 ) -> dict[str, np.ndarray]:
-    """Soft maps lesion (share of each voxel), halo (pale surroundings) and rim (bright lining of the ventricles, not a lesion).
+    """Soft maps lesion (share of each voxel), halo (pale surroundings), rim (bright lining of the ventricles) and choroid (plexus and
+    inflow within them); the last three are no lesions.
 
     Periventricular caps and bands: white matter near the ventricles, ragged by smooth noise. Deep lesions: blobs of 1 to 8 mm away
-    from cortex. Together about ``load_ml`` (default log-uniform between .5 and 90), half or more of it around the ventricles.
+    cortex. Together about ``load_ml`` (default log-uniform between .5 and 180), half or more of it around the ventricles.
     """
-    load = float(np.exp(rng.uniform(np.log(0.5), np.log(90)))) if load_ml is None else load_ml
+    load = float(np.exp(rng.uniform(np.log(0.5), np.log(180)))) if load_ml is None else load_ml
     shape, spacing = parts["white"].shape, np.asarray(spacing_mm, float)
     white, fluid = parts["white"] > 0.5, parts["ventricles"] > 0.5
     near = edt.edt(~fluid, anisotropy=spacing)  # mm from the ventricles
@@ -168,13 +220,13 @@ def lesions(
     for scale_mm, weight in ((5, 0.5), (2.5, 0.25)):
         ragged = ragged + weight * anatomy.smooth_noise(shape, spacing, rng, scale_mm=scale_mm)
     field = np.where(white & (depth > 1.5), np.exp(-np.maximum(near - 1, 0) / reach) * 2.2 + ragged, -np.inf)
-    field[near > 28] = -np.inf
-    wanted = min(int(around / voxel_ml), int(np.isfinite(field).sum() * 0.5))
+    field[near > 40] = -np.inf
+    wanted = min(int(around / voxel_ml), int(np.isfinite(field).sum() * 0.7))
     if wanted:
         out |= field >= np.partition(field.ravel(), -wanted)[-wanted]
     left, places = load - out.sum() * voxel_ml, np.flatnonzero(white & (depth > 2.5))
     tries = 0
-    while left > 0 and tries < 150 and places.size:
+    while left > 0 and tries < 400 and places.size:
         tries += 1
         at = np.array(np.unravel_index(rng.choice(places), shape))
         radius = float(np.clip(np.exp(rng.normal(0.75, 0.55)), 1, 8))
@@ -193,8 +245,19 @@ def lesions(
     soft = ndimage.gaussian_filter(out.astype(np.float32), rng.uniform(0.35, 0.8) / spacing)
     soft *= parts["white"] + parts["deep"] > 0.3
     halo = np.clip(ndimage.gaussian_filter(out.astype(np.float32), 3 / spacing) * 2.5, 0, 1) * parts["white"]
+    plexus = np.zeros(shape, np.float32)
+    spots = np.flatnonzero(parts["ventricles"] > 0.7)
+    for at in rng.choice(spots, rng.integers(0, 7)) if spots.size else ():
+        centre = np.array(np.unravel_index(at, shape))
+        box = tuple(slice(max(0, c - 6), c + 7) for c in centre)
+        mm = [
+            (np.arange(s.start, min(s.stop, n)) - c) * d for s, n, c, d in zip(box, shape, centre, spacing, strict=True)
+        ]
+        far = np.sqrt(sum(g**2 for g in np.meshgrid(*mm, indexing="ij", sparse=True)))
+        plexus[box] = np.maximum(plexus[box], far < rng.uniform(1, 4))
+    plexus = ndimage.gaussian_filter(plexus, 0.6 / spacing) * parts["ventricles"]
     rim = ((near > 0) & (near < rng.uniform(0.8, 2.2))).astype(np.float32) * parts["white"]
-    return {"lesion": soft.astype(np.float32), "halo": halo.astype(np.float32), "rim": rim}
+    return {"lesion": soft.astype(np.float32), "halo": halo.astype(np.float32), "rim": rim, "choroid": plexus}
 
 
 def paint(parts: np.ndarray, spacing_mm: Sequence[float], rng: np.random.Generator, look: Look) -> np.ndarray:
@@ -205,12 +268,20 @@ def paint(parts: np.ndarray, spacing_mm: Sequence[float], rng: np.random.Generat
     part = dict(zip(PARTS, np.moveaxis(np.asarray(parts, np.float32), -1, 0), strict=True))
     shape = part["white"].shape
     picture = part["white"].copy()
+    level = {name: np.float32(getattr(look, name)) for name in PARTS[1:]}
+    for name, sd, scale_mm in (
+        ("cortex", look.cortex_patchy, 15),
+        ("lesion", look.patchy, rng.uniform(3, 8) if look.patchy else 5),
+    ):
+        if sd:
+            rough = anatomy.smooth_noise(shape, spacing_mm, rng, scale_mm=scale_mm)
+            level[name] = level[name] * (1 + np.float32(sd) * np.clip(rough, -2, 2))
     for name in ("cortex", "deep", "stem", "ventricles", "sulci"):
-        picture += np.float32(getattr(look, name)) * part[name]
+        picture += level[name] * part[name]
     inside = np.clip(sum(part[n] for n in PARTS[:6]), 0, 1)
-    for name in ("rim", "halo", "lesion"):  # each over what was there
+    for name in ("choroid", "rim", "halo", "lesion"):  # each over what was there
         share_ = np.clip(part[name], 0, 1)
-        picture = picture * (1 - share_) + np.float32(getattr(look, name)) * share_ * inside
+        picture = picture * (1 - share_) + level[name] * share_ * inside
     if look.texture:
         picture = picture * (
             1 + np.float32(look.texture) * anatomy.smooth_noise(shape, spacing_mm, rng, scale_mm=look.texture_mm)
@@ -220,6 +291,8 @@ def paint(parts: np.ndarray, spacing_mm: Sequence[float], rng: np.random.Generat
     if look.bias:
         picture = picture * np.exp(np.float32(look.bias) * anatomy.smooth_noise(shape, spacing_mm, rng, scale_mm=60))
     picture = anatomy.rician(np.maximum(picture, 0) ** np.float32(look.gamma), rng, sd=look.noise)
+    if look.grain_mm:
+        picture = ndimage.gaussian_filter(picture, [look.grain_mm / s for s in spacing_mm])
     return (picture * (inside > 0.3)).astype(np.float32)
 
 

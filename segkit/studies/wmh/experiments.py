@@ -6,8 +6,8 @@
     python -m segkit.studies.wmh.experiments recipe --brains DIR --real DIR        ours, on phantoms alone; scored on real scans
     python -m segkit.studies.wmh.experiments finetune --real DIR                   the same network, three real scans more
 
-``--real`` holds ``openms`` (for tuning) and ``clinical`` (scored once a recipe); ``--brains`` FreeSurfer label maps. Each cell ends with
-rows of a CSV in ``tables/``; what is there is not run again.
+``--real`` holds ``openms`` (for tuning) and ``clinical`` (of the recipe opened with ``--final`` alone); ``--brains`` FreeSurfer label
+maps. Each cell ends with rows of a CSV in ``tables/``; what is there is not run again.
 """
 
 import argparse
@@ -20,15 +20,27 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from segkit import models
+from segkit import files, metrics, models, volumes
+from segkit.phantoms import wmh as phantom
 from segkit.studies import common
-from segkit.studies.wmh.layout import RELEASED, SIZE, find, split, start
-from segkit.studies.wmh.networks import make_anatomies, predict, predict_recipe, train, train_recipe
+from segkit.studies.wmh.layout import RELEASED, SIZE, find, read, split, start
+from segkit.studies.wmh.networks import (
+    SPACING_MM,
+    make_anatomies,
+    predict,
+    predict_recipe,
+    rescored,
+    to_mask,
+    train,
+    train_recipe,
+    zscore_slice,
+)
 from segkit.studies.wmh.steps import downsample, standardise
-from segkit.studies.wmh.tables import evaluate, result_as_method, threshold_as_method
+from segkit.studies.wmh.tables import evaluate, missed_by_size, result_as_method, threshold_as_method
 
 SETS = {"test": "internal", "external": "external"}
-TUNED_ON, HELD_OUT = "openms", "clinical"
+TUNED_ON = "openms"  # real scans that recipes are tuned on; all others are opened once a recipe
+THRESHOLDS = tuple(round(0.1 * k, 1) for k in range(1, 10))
 THRESHOLD_K = 1.35  # of the intensity baseline: the best fixed multiple on ``openms``
 
 
@@ -93,7 +105,10 @@ def _cells(run: common.Run, what: str, cells: Sequence[dict], real: Path | None,
     done = common.read_rows(path, recipe)
     for cell in cells:
         said = cell | {"features": content.source_of(cell["features"]) if "content" in cell["loss"] else "none"}
-        if len(done) and (done[list(said)] == pd.Series(said)).all(axis=1).any():
+        here = done[(done[list(said)] == pd.Series(said)).all(axis=1)] if len(done) else done
+        wanted = {named for side, named in SETS.items() if parts[side]} | ({"real"} if real is not None else set())
+        wanted -= set(here["set"]) if len(here) else set()
+        if not wanted:
             continue
         words = (cell["loss"], f"seed{cell['seed']}", said["features"].split(".")[0], cell["pools"], cell["reduction"])
         name = "_".join(map(str, (*words, "soft" if cell["soft"] else "hard")))
@@ -102,11 +117,14 @@ def _cells(run: common.Run, what: str, cells: Sequence[dict], real: Path | None,
         scores = [
             evaluate(method, table, parts[side], legacy_size=SIZE).assign(set=named)
             for side, named in SETS.items()
-            if parts[side]
+            if named in wanted
         ]
-        if real is not None:
+        if "real" in wanted:
             other = find(real)
+            other = other[other["mask"].notna()]
             scores.append(evaluate(method, other, list(other.index), legacy_size=SIZE).assign(set="real"))
+            opened = pd.DataFrame([{"recipe": f"{what}: {name}", "scans": int((other["centre"] != TUNED_ON).sum())}])
+            _add_once(run.results / "tables" / "openings.csv", opened)
         rows = pd.concat(scores).assign(**said, steps=int(history["iterations"].iloc[-1]), recipe=recipe)
         done = common.add_rows(path, done, rows)
     return done
@@ -132,36 +150,92 @@ def full_net(run: common.Run, *, features: str = "imagenet", minutes: float | No
 
 def anatomies(run: common.Run, brains: Path | None) -> tuple[Path, list[str]]:
     """Folder and names of the anatomies that the recipe learns from; made where they are not there."""
-    folder = run.results / "padded" / f"anatomies_{'mni' if brains is None else brains.name}"
+    folder = run.results / "padded" / f"anatomies_{'mni' if brains is None else brains.name}_{phantom.mark()}"
     return folder, make_anatomies(
         folder, run.profile.recipe_subjects, seed=run.seed, coarse=float(run.profile.coarse), brains=brains
     )
 
 
-def recipe(run: common.Run, *, brains: Path | None = None, real: Path | None = None, verbose=2) -> pd.DataFrame:
-    """Ours on phantoms alone, and what stands beside it on the real scans: ``tables/real.csv``."""
-    profile = run.profile
-    named = recipe_of(run, f"{RELEASED}, anatomy {'MNI152' if brains is None else brains.name}", minutes=profile.recipe_minutes,
-                      epochs=profile.recipe_epochs)  # fmt: skip
-    path = run.results / "tables" / "real.csv"
-    done = common.read_rows(path, named)
-    if not len(done):
-        model, _ = train_recipe(run, *anatomies(run, brains), verbose=verbose)
-        done = common.add_rows(
-            path, done, score_real({RELEASED: functools.partial(predict_recipe, model)}, real).assign(recipe=named)
-        )
-    return done
+def recipe(
+    run: common.Run, *, brains: Path | None = None, real: Path | None = None, final: bool = False, verbose=2
+) -> pd.DataFrame:
+    """Ours on phantoms alone, and what stands beside it on the real scans: ``tables/real.csv``.
 
+    Scans of ``openms`` tune: the threshold is the one of the best mean Dice there (``tables/thresholds.csv``, a row a recipe). Those of
+    ``clinical`` are opened only with ``final``; how often that was done is counted, recipe by recipe, in ``tables/openings.csv``.
 
-def score_real(methods: dict, real: Path | None) -> pd.DataFrame:
-    """Scores of ``methods``, of a fixed intensity threshold and of published results on the real scans at hand."""
+    Returns
+    -------
+    DataFrame
+        Scores of :func:`segkit.studies.wmh.evaluate`, with cell (method and threshold's origin), threshold and recipe.
+    """
+    profile, tables = run.profile, run.results / "tables"
+    named = recipe_of(run, f"{RELEASED}, anatomy {'MNI152' if brains is None else brains.name}, phantoms {phantom.mark()}",
+                      minutes=profile.recipe_minutes, epochs=profile.recipe_epochs)  # fmt: skip
+    name = f"{RELEASED}_{hashlib.sha256(named.encode()).hexdigest()[:6]}"
+    model, _ = train_recipe(run, *anatomies(run, brains), name=name, verbose=verbose)
     if real is None:
         return pd.DataFrame()
-    table = find(real)
-    known = list(table.index[table["mask"].notna()])
-    methods = methods | {"intensity threshold": functools.partial(threshold_as_method, k=THRESHOLD_K)}
-    parts = [evaluate(methods, table, known)]
+    table, method = find(real), functools.partial(predict_recipe, model, spacing_mm=float(profile.coarse))
+    table = table[table["mask"].notna()]
+    tuning = list(table.index[table["centre"] == TUNED_ON])
+    if not tuning:
+        raise ValueError(f"{real}: has no scans of {TUNED_ON} with masks, which choose the threshold")
+    by = threshold_table(method, table, tuning)
+    if by.isna().all(axis=None):
+        raise ValueError(f"{real}: no scan of {TUNED_ON} has a lesion, so none can choose the threshold")
+    threshold = float(by.mean().idxmax())
+    _add_once(tables / "thresholds.csv", pd.DataFrame([{"recipe": named, "threshold": threshold, **by.mean().rename(str)}]))
+    chosen = tuning + (list(table.index[table["centre"] != TUNED_ON]) if final else [])
+    scores = score_real({RELEASED: method}, table.loc[chosen], threshold=threshold)
+    if final:
+        _add_once(tables / "openings.csv", pd.DataFrame([{"recipe": named, "scans": len(chosen) - len(tuning)}]))
+        files.write_text(
+            tables / "real_missed.csv", missed_table(method, table.loc[chosen], threshold).to_csv(index=False)
+        )
+    path = tables / ("real.csv" if final else "tuning.csv")
+    return _add_once(path, scores.assign(recipe=named))
+
+
+def _add_once(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of all recipes so far, those of this one replaced."""
+    before = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["recipe"])
+    return common.add_rows(path, before[~before["recipe"].isin(rows["recipe"])], rows)
+
+
+def threshold_table(method, table: pd.DataFrame, subjects: Sequence[str], *, among=THRESHOLDS) -> pd.DataFrame:
+    """Dice of each subject (rows) at each threshold (columns)."""
+    rows = {}
+    for subject in subjects:
+        image, mask = read(table.loc[subject])
+        soft, truth = method(image), volumes.array(mask)
+        rows[subject] = {
+            at: metrics.wmh_challenge(truth, to_mask(soft, threshold=at), spacing_mm=volumes.spacing(image))["dice"]
+            for at in among
+        }
+    return pd.DataFrame(rows).T
+
+
+def score_real(methods: dict, table: pd.DataFrame, *, threshold: float = 0.5) -> pd.DataFrame:
+    """Scores of ``methods``, of a fixed intensity threshold and of published results on the real scans of ``table``."""
+    known = list(table.index)
+    base = {"intensity threshold": functools.partial(threshold_as_method, k=THRESHOLD_K)}
+    parts = [
+        evaluate(methods, table, known, threshold=threshold).assign(threshold=threshold),
+        evaluate(base, table, known),
+    ]
     parts += [result_as_method(table, s) for s in known if table.loc[s, "result"] is not None]
+    return pd.concat(parts, ignore_index=True)
+
+
+def missed_table(method, table: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """Lesions by size, how many there are and how many were found, a row a scan and size."""
+    parts = []
+    for subject in table.index:
+        image, mask = read(table.loc[subject])
+        found = to_mask(method(image), threshold=threshold)
+        rows = missed_by_size(volumes.array(mask), found, spacing_mm=volumes.spacing(image))
+        parts.append(rows.reset_index().assign(subject=subject))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -169,17 +243,20 @@ def finetune(run: common.Run, *, real: Path, epochs: int = 10, verbose=2) -> pd.
     """The recipe's network trained on with the ``openms`` scans, scored on the others: ``tables/finetune.csv``."""
     import keras
 
-    from segkit import augment, data, losses, training, volumes
-    from segkit.studies.wmh.layout import read
-    from segkit.studies.wmh.networks import SPACING_MM, zscore_slice
+    from segkit import augment, data, losses, training
 
     path, table = run.results / "tables" / "finetune.csv", find(real)
     named = recipe_of(run, f"{RELEASED} and {TUNED_ON}", epochs=epochs)
     done = common.read_rows(path, named)
     if len(done):
         return done
+    if not (table["centre"] == TUNED_ON).any():
+        raise ValueError(f"{real}: has no scans of {TUNED_ON} to learn from")
     keras.utils.set_random_seed(run.seed)
-    model = models.load(common.need(run.results / "runs" / RELEASED / "best.keras", "experiments recipe"))
+    runs = sorted((run.results / "runs").glob(f"{RELEASED}_*/best.keras"), key=lambda p: p.stat().st_mtime)
+    if not runs:
+        raise FileNotFoundError("no trained recipe is there: run experiments recipe first")
+    model = models.load(runs[-1])
     known = {}
     for subject in table.index[table["centre"] == TUNED_ON]:
         image, mask = (volumes.resample(i, spacing_mm=(SPACING_MM, SPACING_MM, volumes.spacing(i)[2]), kind=k)
@@ -187,14 +264,13 @@ def finetune(run: common.Run, *, real: Path, epochs: int = 10, verbose=2) -> pd.
         side = [-(-n // 16) * 16 for n in image.shape[:2]]
         square, truth = (volumes.array(volumes.pad(i, (*side, i.shape[2]))) for i in (image, mask))
         ready = np.stack([zscore_slice(square[..., k]) for k in range(square.shape[2])], axis=-1)
-        known[subject] = ready, (truth == 1).astype(np.uint8)
-    moves = augment.slices(flips=(0,), rotate=15, scale=0.15, bend=1.0, gain=0.2, gamma=0.2, noise=0.1)
-    chosen = data.Slices(known, classes=1, batch_size=run.profile.batch_size, seed=run.seed, augment=moves, foreground=0.7,
+        known[subject] = np.stack([ready, 10 * (square != 0)], axis=-1), (truth == 1).astype(np.uint8)
+    moves = augment.slices(flips=(0,), rotate=15, scale=0.15, bend=1.0, gain=0.2, gamma=0.2, noise=0.1, sequences=2)
+    chosen = data.Slices(known, classes=1, batch_size=run.profile.batch_size, seed=run.seed, augment=rescored(moves), foreground=0.7,
                          steps=run.profile.steps)  # fmt: skip
     training.fit(
         model, chosen, None, run=run.results / "runs" / f"{RELEASED}_finetuned", loss=losses.get("cross_entropy_dice"), epochs=epochs,
-        optimizer={"class_name": "adamw", "config": {"weight_decay": 1e-3, "clipnorm": 1.0}}, learning_rate=3e-4, schedule="cosine",
-        ema=0.99, seed=run.seed, bfloat16=True, verbose=verbose,
+        learning_rate=3e-4, seed=run.seed, bfloat16=True, verbose=verbose, **training.RECIPE,
     )  # fmt: skip
     rest = list(table.index[(table["centre"] != TUNED_ON) & table["mask"].notna()])
     scores = evaluate({f"{RELEASED}, fine-tuned": functools.partial(predict_recipe, model)}, table, rest)
@@ -218,6 +294,8 @@ def main() -> None:
     parser.add_argument("--real", help="scans that are only scored")
     parser.add_argument("--brains", help="FreeSurfer label maps for the recipe's anatomies")
     parser.add_argument("--features", default="imagenet", help="weights of VGG19: imagenet, random or a file")
+    parser.add_argument("--final", action="store_true", help="recipe: open the scans that do not tune, too")
+    parser.add_argument("--minutes", type=float, help="full_net: of its one cell")
     parser.add_argument("--profile", default="full")
     parser.add_argument("--results")
     options = parser.parse_args()
@@ -228,8 +306,11 @@ def main() -> None:
     prepare(run)
     given = {
         "losses": {"features": options.features, "real": real}, "features": {"features": options.features, "real": real},
-        "full_net": {"features": options.features}, "recipe": {"brains": brains, "real": real}, "finetune": {"real": real},
+        "full_net": {"features": options.features, "minutes": options.minutes},
+        "recipe": {"brains": brains, "real": real, "final": options.final}, "finetune": {"real": real},
     }  # fmt: skip
+    if options.what == "finetune" and real is None:
+        parser.error("finetune needs --real: the folder that holds openms and the scans to score")
     print(WHAT[options.what](run, **given[options.what]).to_string())
 
 

@@ -13,14 +13,14 @@ from segkit import labels, volumes
 from segkit.studies import common
 
 LABELS = {"wmh": 1}
-OTHER = 2  # other pathology in the challenge's masks: neither learned nor scored
+OTHER = 2  # other pathology in the challenge's masks: background to learn, not scored
 SIZE = 224  # pixels a side of the report's slices
 EXTERNAL = ("CentreD",)  # centres that never train, of the phantoms
 RELEASED = "wmh_unet_slices"
 # the report's losses with their settings, the trained features, and the hybrid that it did not try
 LOSSES = {
     "dice": {"smooth": 1.0}, "tversky": {"alpha": 0.3, "beta": 0.7}, "generalized_dice": {}, "content": {},
-    "content_dice": {"dice_weight": 1.0}, "trained_content": {},
+    "content_dice": {"dice_weight": 1.0, "relative": True}, "trained_content": {},
 }  # fmt: skip
 SOFT = (0.1, 0.9)  # the report's targets for 0 and 1
 

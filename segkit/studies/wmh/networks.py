@@ -44,7 +44,8 @@ def train(
 ):
     """Train the generator with one loss, or go on with an interrupted run.
 
-    Slices of all centres in turn, half of them with lesions; rotations of up to 30°, as in the report; Adam 10⁻³. The state with the
+    Slices of all centres equally often, half of them with lesions (label 2, other pathology, counts as background); rotations of up
+    to 30°, as in the report; Adam 10⁻³. The state with the
     smallest loss on the selection subjects is kept.
 
     Parameters
@@ -90,7 +91,11 @@ def train(
             losses.get("content" if masked else loss, **(own | settings if masked else settings)),
         )
     sides = {}
-    for side, more in (("train", {"steps": profile.steps, "foreground": 0.5}), ("selection", {"shuffle": False})):
+    for side in ("train", "selection"):
+        more: dict = {"shuffle": False}
+        if side == "train":
+            centres = {s: s.rpartition("/")[0] for s in subjects["train"]}
+            more = {"steps": profile.steps, "foreground": 0.5, "groups": centres}
         known = {}
         for subject in subjects[side]:
             image, mask = load(run.results, subject)
@@ -130,16 +135,27 @@ def to_mask(soft: np.ndarray, *, threshold: float = 0.5, smallest: int = 0) -> n
 
 # -- the recipe: painted anew each time
 
+TILT = 30.0  # degrees: slices of a clinic's scan are seldom those of an atlas
+THICK_MM = (1, 2, 3, 3, 4, 5, 6, 6, 7.5, 8)
+
 
 def make_anatomies(
     folder: Path, count: int, *, seed: int = 0, coarse: float = 1.0, brains: Path | None = None, jobs: int = 2
 ) -> list[str]:
     """Write ``count`` anatomies with lesions for the recipe, ``<folder>/<k>.npz``: soft maps (x, y, z, parts) as bytes; names of all.
 
-    Slices are 1 to 8 mm thick, as if averaged by a scanner. Anatomy comes from FreeSurfer label maps in ``brains`` in turn, every
-    fourth from the MNI152 maps; those there are not made again.
+    Slices are 1 to 8 mm thick, as if averaged by a scanner; heads nod, ventricles are wide, the outer fluid is stripped off in part.
+    Anatomy comes from FreeSurfer label maps in ``brains`` in turn, every fourth from the MNI152 maps; those there are not made
+    again.
+
+    Raises
+    ------
+    ValueError
+        When ``brains`` holds no label map.
     """
     sources = [] if brains is None else sorted(Path(brains).glob("*.nii.gz"))
+    if brains is not None and not sources:
+        raise ValueError(f"{brains}: holds no label map (*.nii.gz); leave it out to take the MNI152 maps")
     names = [f"{k:03d}" for k in range(count)]
     left = [name for name in names if not (folder / f"{name}.npz").is_file()]
     Parallel(n_jobs=jobs)(
@@ -158,10 +174,11 @@ def make_anatomies(
 def _anatomy(path: Path, seed: int, number: int, coarse: float, source: Path | None) -> None:
     rng = np.random.default_rng((seed, number, 2020))
     label_map = None if source is None else volumes.canonical(volumes.load(source))
-    parts, affine = phantom.brain(rng, source=label_map, coarse=coarse)
+    parts, affine = phantom.brain(rng, source=label_map, coarse=coarse, tilt=TILT)
+    parts = phantom.aged(parts, (coarse,) * 3, rng)
     parts = parts | phantom.lesions(parts, (coarse,) * 3, rng)
     stack = np.stack([parts[n] for n in phantom.PARTS], axis=-1)
-    thick = float(rng.choice([1, 2, 3, 3, 5, 6, 7.5])) * max(1.0, coarse)
+    thick = float(rng.choice(THICK_MM)) * max(1.0, coarse)
     image = nib.Nifti1Image(stack, affine)
     if thick > coarse:
         image = volumes.resample(image, spacing_mm=(coarse, coarse, thick), kind="image")
@@ -179,7 +196,19 @@ def painted(moves, *, spacing_mm: float):
         scan = phantom.paint(np.clip(image / 255, 0, 1), (spacing_mm, spacing_mm), rng, phantom.Look.drawn(rng))
         return zscore_slice(scan)[..., None], label
 
-    transform.settings = moves.settings | {"painted": True}
+    transform.settings = moves.settings | {"painted": phantom.mark()}
+    return transform
+
+
+def rescored(moves):
+    """``moves`` on slices whose last channel is 10 in the brain and 0 outside, then the outside 0 again and the inside z-scored anew."""
+
+    def transform(image, label, rng):
+        image, label = moves(image, label, rng)
+        inside = image[..., 1] > 5
+        return zscore_slice(np.where(inside, image[..., 0], 0))[..., None], label
+
+    transform.settings = moves.settings | {"rescored": True}
     return transform
 
 
@@ -204,7 +233,8 @@ def train_recipe(
 ):
     """Train ours on phantoms alone: slices of anatomies of :func:`make_anatomies`, painted with random contrast each time they are seen.
 
-    A tenth of the anatomies selects. Cross-entropy + Dice, AdamW with a cosine schedule, moving average of the weights.
+    Anatomies are drawn equally often, whatever their slices' thickness. A tenth of them only watches: the state with the smallest
+    training loss is kept. Cross-entropy + Dice, AdamW with a cosine schedule, moving average of the weights.
 
     Returns
     -------
@@ -233,6 +263,7 @@ def train_recipe(
     for side, how, steps in (("train", moves, profile.steps), ("selection", still, max(2, profile.steps // 5))):
         here = {n: known[n] for n in names if (n in selects) == (side == "selection")}
         drawn = 0.7 if any(mask.any() for _, mask in here.values()) else None
+        groups = {n: n for n in here}
         sets[side] = data.Slices(
             here,
             classes=1,
@@ -241,6 +272,7 @@ def train_recipe(
             augment=painted(how, spacing_mm=mm),
             steps=steps,
             foreground=drawn,
+            groups=groups,
         )
     history = training.fit(
         model, sets["train"], sets["selection"], run=run.results / "runs" / name, loss=losses.get("cross_entropy_dice"),
@@ -250,14 +282,19 @@ def train_recipe(
     return model, history
 
 
-def predict_recipe(model, image: Nifti1Image, *, mirror: bool = True, batch_size: int = 8) -> np.ndarray:
-    """Probability of a lesion at every voxel of a RAS+, brain-extracted scan, on its own grid, with the recipe's model."""
+def predict_recipe(
+    model, image: Nifti1Image, *, spacing_mm: float = SPACING_MM, mirror: bool = True, batch_size: int = 8
+) -> np.ndarray:
+    """Probability of a lesion at every voxel of a RAS+, brain-extracted scan, on its own grid, with the recipe's model.
+
+    ``spacing_mm`` is the pixel that the model learned from: 1 mm, in the quick profile 2.
+    """
     from segkit import inference
 
     spacing = volumes.spacing(image)
     small = image
-    if not np.allclose(spacing[:2], SPACING_MM, rtol=0.02):
-        small = volumes.resample(image, spacing_mm=(SPACING_MM, SPACING_MM, spacing[2]), kind="image")
+    if not np.allclose(spacing[:2], spacing_mm, rtol=0.02):
+        small = volumes.resample(image, spacing_mm=(spacing_mm, spacing_mm, spacing[2]), kind="image")
     data = volumes.array(small, np.float32)
     brain = (
         volumes.array(

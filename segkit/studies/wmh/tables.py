@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from segkit import legacy, metrics, report, statistics, volumes
 from segkit.studies import common
-from segkit.studies.wmh.layout import read
+from segkit.studies.wmh.layout import OTHER, read
 from segkit.studies.wmh.networks import to_mask
 from segkit.studies.wmh.steps import pad_square, resize
 
@@ -179,10 +179,10 @@ def false_by_distance(
 ) -> pd.DataFrame:
     """False positive detections (parts that touch no lesion) by the distance of their nearest voxel to a lesion; and their ml.
 
-    Where the truth is empty all of them are as far away as can be.
+    Where the truth is empty all of them are as far away as can be; voxels of other pathology (label 2) do not count.
     """
-    truth = np.asarray(truth) == 1
-    parts, n = cc3d.connected_components((np.asarray(found) > 0), connectivity=26, return_N=True)
+    truth, other = np.asarray(truth) == 1, np.asarray(truth) == OTHER
+    parts, n = cc3d.connected_components((np.asarray(found) > 0) & ~other, connectivity=26, return_N=True)
     ml = np.bincount(parts.ravel(), minlength=n + 1)[1:] * float(np.prod(spacing_mm)) / 1000
     away = edt.edt(~truth, anisotropy=spacing_mm) if truth.any() else np.full(truth.shape, np.inf)
     nearest = np.full(n + 1, np.inf)
