@@ -13,7 +13,7 @@ import pytest
 from segkit import legacy, metrics, models, phantoms, shape
 from segkit.studies import common, lgg
 from segkit.studies.lgg import radiogenomics
-from segkit.studies.lgg.networks import hollow, released_threshold
+from segkit.studies.lgg.networks import hollow
 
 
 def put(home, number, image=None, mask=None, *, name=None, end=""):
@@ -597,7 +597,7 @@ def test_the_release_is_trained_on_everybody_and_beside_it_stand_the_folds_score
     scores = pd.read_csv(folder / f"{lgg.RELEASED}.scores.csv")
     assert sorted(scores["subject"]) == lgg.labelled(lgg.find(done.data))
     at = scores.groupby("fold")["threshold"].first().mean()
-    assert released_threshold() == pytest.approx(at, abs=0.006)
+    assert lgg.networks.MODEL.threshold() == pytest.approx(at, abs=0.006)
     assert [p.name for p in lgg.released()] == [f"{lgg.RELEASED}.keras"]
     image, _ = lgg.read(lgg.find(done.data), lgg.find(done.data)["patient"][0])
     assert lgg.predict(lgg.load_model(), image, size=32).shape == image.shape[:3]
@@ -618,7 +618,7 @@ def test_members_differ_by_seed_share_the_minutes_and_are_averaged(done, monkeyp
     written = lgg.release(pair, "pair", pd.DataFrame({"fold": [1], "threshold": [0.4]}))
     assert [p.name for p in written] == [f"{lgg.RELEASED}_{k}.keras" for k in (1, 2)]
     assert len(lgg.load_model()) == 2
-    assert released_threshold() == 0.4
+    assert lgg.networks.MODEL.threshold() == 0.4
     timed = dataclasses.replace(pair, profile=dataclasses.replace(pair.profile, minutes=1.0, epochs=None))
     given = []
     monkeypatch.setattr(

@@ -39,6 +39,16 @@ class Release:
         """Files of the released model's members."""
         return _members(self.folder, self.stem)
 
+    def threshold(self, otherwise: float = 0.5) -> float:
+        """The threshold that goes with the released model: the mean of those in its scores, one a fold where there are folds."""
+        if not self.scores.is_file():
+            return otherwise
+        scores = pd.read_csv(self.scores)
+        if "threshold" not in scores or scores["threshold"].isna().all():
+            return otherwise
+        by = scores.groupby("fold")["threshold"].first() if "fold" in scores else scores["threshold"].dropna()
+        return round(float(by.mean()), 2)
+
     def load(self, model=None) -> list:
         """Models from what a user may give: None (the released ones), a path, a model, or several of either.
 

@@ -308,14 +308,6 @@ def release(run: common.Run, name: str, scores: pd.DataFrame) -> list[Path]:
     return MODEL.save(run, member_names(run, name), scores)
 
 
-def released_threshold() -> float:
-    """The mean of the thresholds that the five folds chose, as released with the model; .5 where none is."""
-    if not MODEL.scores.is_file():
-        return 0.5
-    by = pd.read_csv(MODEL.scores).groupby("fold")["threshold"].first()
-    return round(float(by.mean()), 2)
-
-
 def segment(
     scan, *, model=None, out: str | os.PathLike | None = None, threshold: float | None = None, largest: bool = True
 ) -> Nifti1Image:
@@ -331,7 +323,7 @@ def segment(
     out : folder, optional
         Also write ``<patient>_seg.nii.gz``, ``<patient>_overlay.png`` and ``<patient>_measures.csv``.
     threshold, largest
-        See :func:`to_mask`; default :func:`released_threshold`.
+        See :func:`to_mask`; the threshold's default is the released model's own.
 
     Returns
     -------
@@ -347,7 +339,7 @@ def segment(
     table = _own(Path(scan))
     name = table["patient"].iloc[0]
     image, _ = read(table, name)
-    threshold = released_threshold() if threshold is None else threshold
+    threshold = MODEL.threshold() if threshold is None else threshold
     mask = nib.Nifti1Image(to_mask(predict(load_model(model), image), threshold=threshold, largest=largest), np.eye(4))
     if out is not None:
         from segkit import plots

@@ -5,6 +5,7 @@
     python -m segkit.studies.wmh.experiments full_net --features FILE              the 12.1 M generator at 224² for one cell
     python -m segkit.studies.wmh.experiments recipe --brains DIR --real DIR        ours, on phantoms alone; scored on real scans
     python -m segkit.studies.wmh.experiments finetune --real DIR                   the same network, three real scans more
+    python -m segkit.studies.wmh.experiments release                               the recipe into saved_models
 
 ``--real`` holds ``openms`` (for tuning) and ``clinical`` (of the recipe opened with ``--final`` alone); ``--brains`` FreeSurfer label
 maps. Each cell ends with rows of a CSV in ``tables/``; what is there is not run again.
@@ -35,8 +36,9 @@ from segkit.studies.wmh.networks import (
     train_recipe,
     zscore_slice,
 )
-from segkit.studies.wmh.steps import downsample, standardise
+from segkit.studies.wmh.steps import downsample, how_of, standardise
 from segkit.studies.wmh.tables import evaluate, missed_by_size, result_as_method, threshold_as_method
+from segkit.studies.wmh.user import release
 
 SETS = {"test": "internal", "external": "external"}
 TUNED_ON = "openms"  # real scans that recipes are tuned on; all others are opened once a recipe
@@ -113,7 +115,8 @@ def _cells(run: common.Run, what: str, cells: Sequence[dict], real: Path | None,
         words = (cell["loss"], f"seed{cell['seed']}", said["features"].split(".")[0], cell["pools"], cell["reduction"])
         name = "_".join(map(str, (*words, "soft" if cell["soft"] else "hard")))
         model, history = train(run, parts, name=name, verbose=verbose, **cell)
-        method = {cell["loss"]: functools.partial(predict, model, size=profile.size)}
+        how = how_of(run.results, parts["train"][0])
+        method = {cell["loss"]: functools.partial(predict, model, size=profile.size, how=how)}
         scores = [
             evaluate(method, table, parts[side], legacy_size=SIZE).assign(set=named)
             for side, named in SETS.items()
@@ -185,7 +188,9 @@ def recipe(
     if by.isna().all(axis=None):
         raise ValueError(f"{real}: no scan of {TUNED_ON} has a lesion, so none can choose the threshold")
     threshold = float(by.mean().idxmax())
-    _add_once(tables / "thresholds.csv", pd.DataFrame([{"recipe": named, "threshold": threshold, **by.mean().rename(str)}]))
+    _add_once(
+        tables / "thresholds.csv", pd.DataFrame([{"recipe": named, "threshold": threshold, **by.mean().rename(str)}])
+    )
     chosen = tuning + (list(table.index[table["centre"] != TUNED_ON]) if final else [])
     scores = score_real({RELEASED: method}, table.loc[chosen], threshold=threshold)
     if final:
@@ -195,6 +200,26 @@ def recipe(
         )
     path = tables / ("real.csv" if final else "tuning.csv")
     return _add_once(path, scores.assign(recipe=named))
+
+
+def last_recipe(run: common.Run) -> Path:
+    """The model of the recipe that was trained last; FileNotFoundError where there is none."""
+    runs = sorted((run.results / "runs").glob(f"{RELEASED}*/best.keras"), key=lambda p: p.stat().st_mtime)
+    runs = [p for p in runs if not p.parent.name.endswith("finetuned")]
+    if not runs:
+        raise FileNotFoundError("no trained recipe is there: run 03_training or experiments recipe first")
+    return runs[-1]
+
+
+def release_recipe(run: common.Run, *, verbose=2) -> pd.DataFrame:
+    """Put the recipe that was trained last into ``saved_models``, with the scores of ``tables/real.csv`` (or ``tuning.csv``)."""
+    del verbose
+    tables, source = run.results / "tables", last_recipe(run)
+    path = next((p for p in (tables / "real.csv", tables / "tuning.csv") if p.is_file()), tables / "real.csv")
+    scores = pd.read_csv(common.need(path, "experiments recipe --real"))
+    own = scores[(scores["method"] == RELEASED) & (scores["recipe"] == scores["recipe"].iloc[-1])]
+    (written,) = release(run, source.parent.name, own)
+    return pd.DataFrame({"file": [written.name], "MB": [round(written.stat().st_size / 1e6, 2)]})
 
 
 def _add_once(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
@@ -253,10 +278,7 @@ def finetune(run: common.Run, *, real: Path, epochs: int = 10, verbose=2) -> pd.
     if not (table["centre"] == TUNED_ON).any():
         raise ValueError(f"{real}: has no scans of {TUNED_ON} to learn from")
     keras.utils.set_random_seed(run.seed)
-    runs = sorted((run.results / "runs").glob(f"{RELEASED}_*/best.keras"), key=lambda p: p.stat().st_mtime)
-    if not runs:
-        raise FileNotFoundError("no trained recipe is there: run experiments recipe first")
-    model = models.load(runs[-1])
+    model = models.load(last_recipe(run))
     known = {}
     for subject in table.index[table["centre"] == TUNED_ON]:
         image, mask = (volumes.resample(i, spacing_mm=(SPACING_MM, SPACING_MM, volumes.spacing(i)[2]), kind=k)
@@ -283,6 +305,7 @@ WHAT = {
     "full_net": full_net,
     "recipe": recipe,
     "finetune": finetune,
+    "release": release_recipe,
 }
 
 
@@ -307,7 +330,7 @@ def main() -> None:
     given = {
         "losses": {"features": options.features, "real": real}, "features": {"features": options.features, "real": real},
         "full_net": {"features": options.features, "minutes": options.minutes},
-        "recipe": {"brains": brains, "real": real, "final": options.final}, "finetune": {"real": real},
+        "recipe": {"brains": brains, "real": real, "final": options.final}, "finetune": {"real": real}, "release": {},
     }  # fmt: skip
     if options.what == "finetune" and real is None:
         parser.error("finetune needs --real: the folder that holds openms and the scans to score")

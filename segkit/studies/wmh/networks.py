@@ -12,7 +12,7 @@ from segkit import files, postprocessing, volumes
 from segkit.phantoms import wmh as phantom
 from segkit.studies import common
 from segkit.studies.wmh.layout import LOSSES, RELEASED, SOFT, Profile
-from segkit.studies.wmh.steps import as_image, back, load, pad_square, resize, scale
+from segkit.studies.wmh.steps import as_image, back, how_of, load, pad_square, resize, scale
 
 SPACING_MM = 1.0  # pixels that the recipe sees
 ROTATE = 30  # degrees: the report's only augmentation
@@ -80,6 +80,8 @@ def train(
     settings = dict(LOSSES.get(loss, {}))
     own = {"features": str(features), "pools": pools, "reduction_of_features": reduction}
     masked = "content" in loss
+    if masked and how_of(run.results, subjects["train"][0]) == "zscore":
+        own |= {"low": -1.0, "high": 3.0}  # what is black and white to VGG
     if masked:
         content.vgg19(own["features"], pools=pools, seed=seed)  # read now: an error before hours are spent
         own["seed"] = seed

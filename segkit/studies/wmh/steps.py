@@ -100,7 +100,7 @@ def downsample(subjects: Sequence[str], results: Path, *, size: int = SIZE, how:
     for subject in tqdm(subjects, desc="downsampling"):
         image = volumes.load(common.need(results / "padded" / f"{subject}.nii.gz", "01_padding"))
         small = resize(scale(volumes.array(image, np.float32), how), size, kind="image")
-        parts = {"image": small.astype(np.float16)}
+        parts = {"image": small.astype(np.float16), "how": how}
         row = {"subject": subject, "side before": image.shape[0], "side": size}
         path = results / "padded" / f"{subject}_wmh.nii.gz"
         if path.is_file():
@@ -120,6 +120,14 @@ def load(results: Path, subject: str) -> tuple[np.ndarray, np.ndarray | None]:
         common.need(results / "downsampled" / f"{subject}.npz", "02_downsampling"), allow_pickle=False
     ) as part:
         return part["image"], part.get("mask")
+
+
+def how_of(results: Path, subject: str) -> str:
+    """The scaling that 02 used."""
+    with np.load(
+        common.need(results / "downsampled" / f"{subject}.npz", "02_downsampling"), allow_pickle=False
+    ) as part:
+        return str(part["how"])
 
 
 def as_image(data: np.ndarray) -> Nifti1Image:

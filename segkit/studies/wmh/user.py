@@ -22,7 +22,7 @@ def segment(
     model=None,
     brain_mask=None,
     out: str | os.PathLike | None = None,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     smallest: int = 0,
 ) -> Nifti1Image:
     """White-matter hyperintensities in a FLAIR scan, with the released model (which learned from phantoms alone).
@@ -38,7 +38,7 @@ def segment(
     out : folder, optional
         Also write ``<scan>_seg.nii.gz``, ``<scan>_overlay.png`` and ``<scan>_measures.csv``.
     threshold, smallest
-        See :func:`segkit.studies.wmh.to_mask`.
+        See :func:`segkit.studies.wmh.to_mask`; the threshold's default is the released model's own.
 
     Returns
     -------
@@ -62,6 +62,7 @@ def segment(
     turned = volumes.canonical(image)
     members = load_model(model)
     soft = sum(predict_recipe(m, turned) for m in members) / len(members)
+    threshold = MODEL.threshold() if threshold is None else threshold
     mask = volumes.like(to_mask(soft, threshold=threshold, smallest=smallest), turned)
     mask = volumes.resample(mask, like=image, kind="label")
     if out is not None:
