@@ -1,6 +1,6 @@
 """Blended inference of a large volume: memory at 512³ with many classes, time at 256³, beside MONAI's sliding window.
 
-    python benchmarks/bench_inference.py [--time-only | --memory-only]
+    python benchmarks/bench_inference.py [--side 512]
 
 Memory: patches of 64³ by half, a one-convolution network (so that the network's own memory does not count), labels out; every case in
 a process of its own, whose peak memory is read at its end. MONAI's ``sliding_window_inference`` (Gaussian, overlap .5, the label map

@@ -321,7 +321,7 @@ def test_legacy_scores_by_hand():
 def test_claims_are_told_with_care():
     rows = [
         {"method": m, "subject": f"s{s}", "label": label, "dice": d}
-        for m, d in (("a", 0.8), ("b", 0.7), ("c", 0.9)) for s in range(4) for label in qsm.LABELS
+        for m, d in (("a", 0.8), ("b", 0.7), ("c", 0.9)) for s in range(8) for label in qsm.LABELS
     ]  # fmt: skip
     told = qsm.claims(pd.DataFrame(rows), source="simulated real", best="c", unet="a", resunet="b").set_index("section")
     assert told.loc["section 5.3", "verdict"] == "holds"
