@@ -28,7 +28,7 @@ OURS = {
     "ibsr_unet_slices": 1_945_572,
     "atrium_unet_slim": 1_945_233,
     "atrium_unet3d": 1_401_265,
-    "lgg_unet_slices": 1_095_241,
+    "lgg_unet_slices": 1_943_393,
     "qsm_double_branch": 9_587_121,
     "qsm_nuclei": 2_208_106,
     "wmh_unet_slices": 1_939_297,

@@ -68,7 +68,7 @@ _PRESETS = {
     "lgg_backbone_unet": (backbone_unet, {}),  # what the report's code trained: ResNeXt50
     # ours: three slices of three sequences
     "lgg_unet_slices": (unet, _LGG | {
-        "input_shape": (None, None, 9), "filters": (24, 48, 96, 192), "stem": 2, "bias": False, "normalization": "batch",
+        "input_shape": (None, None, 9), "filters": (32, 64, 128, 256), "stem": 2, "bias": False, "normalization": "batch",
         "upsampling": "transpose",
     }),
 }  # fmt: skip
