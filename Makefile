@@ -39,7 +39,7 @@ test: .venv/.ready-test  ## lint, floors, unit tests, doctests, notebooks (smoke
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -m "not extra" -n 2 --dist loadfile
-	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/test_models.py tests/test_losses.py tests/test_content.py tests/test_inference.py
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 tests/test_models.py tests/test_losses.py tests/test_content.py tests/test_inference.py
 
 test-extra: .venv/.ready-test  ## tests that need more than Python packages
 	$(BIN)/python -m pytest -m extra

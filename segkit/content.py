@@ -152,15 +152,17 @@ def content_distance(y_true, y_pred, blocks, settings):
     y_true, y_pred = ops.cast(y_true, "float32"), ops.cast(y_pred, "float32")
     seen = prepared(y_true[..., 1:], low=settings["low"], high=settings["high"])
     a, b = (pyramid(seen * mask, blocks) for mask in (y_true[..., :1], y_pred))
-    if settings.get("relative"):
-        nothing = pyramid(ops.zeros_like(seen), blocks)
-        empty = sum(ops.sum(ops.square(x - z)) for x, z in zip(a, nothing, strict=True))
-        return sum(ops.sum(ops.square(x - y)) for x, y in zip(a, b, strict=True)) / (empty + 1e-6)
-    if settings["reduction_of_features"] == "per_layer":
+    if settings["reduction_of_features"] == "per_layer" and not settings.get("relative"):
         return sum(ops.mean(ops.square(x - y)) for x, y in zip(a, b, strict=True))
-    total = sum(ops.sum(ops.square(x - y)) for x, y in zip(a, b, strict=True))
-    length = sum(ops.cast(ops.size(x), "float32") for x in a)
-    return total / length
+    total = _apart(a, b)
+    if settings.get("relative"):
+        return total / (_apart(a, pyramid(ops.zeros_like(seen), blocks)) + 1e-6)
+    return total / sum(ops.cast(ops.size(x), "float32") for x in a)
+
+
+def _apart(a, b):
+    """Squared difference of two stacks of features, summed."""
+    return sum(ops.sum(ops.square(x - y)) for x, y in zip(a, b, strict=True))
 
 
 def _dice(y_true, y_pred, weight: float):

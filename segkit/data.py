@@ -184,18 +184,22 @@ class Slices(Samples):
             raise ValueError(
                 f"groups name {sorted(set(groups) ^ set(volumes))[:5]} otherwise than the volumes do; give each subject one"
             )
-        self.of = {s: [i for i, (name, _) in enumerate(self.index) if name == s] for s in volumes} if groups else {}
+        self.of: dict[str, tuple[list[int], list[int]]] = {}  # slices of a subject, and those of them with foreground
+        if groups:
+            filled, of = set(self.filled), {s: [] for s in volumes}
+            for i, (subject, _) in enumerate(self.index):
+                of[subject].append(i)
+            self.of = {s: (every, [i for i in every if i in filled] or every) for s, every in of.items() if every}
+            kept = ([s for s in names if s in self.of] for names in self.groups.values())
+            self.groups = dict(zip(self.groups, kept, strict=True))
         super().__init__(len(self.index), list(volumes), **settings)
 
     def _drawn(self, rng) -> int:
         """A slice of a group drawn evenly."""
-        chosen = [[s for s in names if self.of[s]] for names in self.groups.values()]
-        chosen = [names for names in chosen if names]
+        chosen = [names for names in self.groups.values() if names]
         names = chosen[rng.integers(len(chosen))]
-        slices = self.of[names[rng.integers(len(names))]]
-        if self.foreground and rng.random() < self.foreground:
-            filled = set(self.filled)
-            slices = [i for i in slices if i in filled] or slices
+        every, filled = self.of[names[rng.integers(len(names))]]
+        slices = filled if self.foreground and rng.random() < self.foreground else every
         return slices[rng.integers(len(slices))]
 
     def _sample(self, index, rng):

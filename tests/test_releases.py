@@ -56,7 +56,7 @@ def test_a_missing_member_leaves_what_was_released(release):
 
 def test_phantoms_do_not_replace_the_repositorys_models(release):
     net, run = release
-    run.source, run.results = "phantom", releases.ROOT / "results_dir" / "lgg" / "smoke"
+    run.source, run.results = "phantom", common.ROOT / "results_dir" / "lgg" / "smoke"
     with pytest.raises(ValueError, match="full is a run on phantoms; give RESULTS another folder"):
         net.save(run, "m0", SCORES)
 

@@ -119,16 +119,14 @@ def test_every_cell_names_settings_that_exist():
             assert models.build(settings.get("network", "ibsr_unet2d_4level"), filters=(2, 2), **own), name
 
 
-def test_the_recipe_is_taken_apart_and_released(done, monkeypatch, tmp_path):
-    from segkit.studies import common
+def test_the_recipe_is_taken_apart_and_released(done):
     from segkit.studies.ibsr import experiments
 
     rows = experiments.recipe(done, verbose=0)
     assert {recipe.NETWORK, "no mirroring", "largest component", "without N4 at prediction"} <= set(rows["cell"])
-    monkeypatch.setattr(common, "home", lambda: tmp_path)
     table = experiments.release_recipe(done, verbose=0)
     assert table["MB"].iloc[0] < 5
-    assert (tmp_path / "results_dir" / "ibsr" / "saved_models" / f"{recipe.NETWORK}.scores.csv").is_file()
+    assert (done.results.parent / "saved_models" / f"{recipe.NETWORK}.scores.csv").is_file()
 
 
 def test_folds_score_every_labelled_subject_once(done):

@@ -26,8 +26,6 @@ def resnet50_unet(
     *,
     filters: Sequence[int] = (512, 256, 128, 64),
     encoder_width: float = 1.0,
-    stages: int = 3,
-    coarse_head: bool = False,
     version: str | None = None,
     weights: str | os.PathLike | None = None,
     head: str | None = "sigmoid",
@@ -39,14 +37,10 @@ def resnet50_unet(
     ----------
     input_shape : tuple
         ``(x, y, c)``, x and y None or multiples of 16. Three channels in the report; with ``weights`` 1 to 4.
-    filters : sequence of ints
-        Channels of the decoder, from the bottom up: one more than ``stages``, or as many with ``coarse_head``.
+    filters : sequence of four ints
+        Channels of the decoder, from the bottom up.
     encoder_width : float
         Share of the encoder's channels (½ for a lighter twin; no weights fit it then).
-    stages : int
-        Of the encoder after its stem: 3 ends with conv4 as in the report, 2 with conv3, 1 with conv2.
-    coarse_head : bool
-        Leave the costly full resolution to a last transposed convolution.
     version : {"v1", "v1.5"}, optional
         Where a stage's stride is: in the first 1 × 1 convolution (Keras) or in the 3 × 3 (torchvision; epsilon 1e-5). Default: the
         one that ``weights`` were trained with, v1.5 for an ``.npz``, else v1.
@@ -63,10 +57,6 @@ def resnet50_unet(
     """
     if len(input_shape) != 3:
         raise ValueError(f"input_shape must be (x, y, c), not {tuple(input_shape)}")
-    if stages not in (1, 2, 3) or len(filters) != stages + 1 - coarse_head:
-        raise ValueError(
-            f"an encoder of {stages} stages takes {stages + 1 - coarse_head} decoder levels, not filters={tuple(filters)}"
-        )
     version = version or ("v1.5" if str(weights).endswith(".npz") else "v1")
     if version not in ("v1", "v1.5"):
         raise ValueError(f'version must be "v1" or "v1.5", not {version!r}')
@@ -101,21 +91,18 @@ def resnet50_unet(
     x = unit(layers.ZeroPadding2D(3, name="conv1_pad")(inputs), wide(64), 7, "conv1", 2)
     skips = [inputs, x]
     x = layers.MaxPooling2D(3, 2, name="pool1_pool")(layers.ZeroPadding2D(1, name="pool1_pad")(x))
-    for i, (inner, outer, count) in enumerate(STAGES[:stages], 2):
+    for i, (inner, outer, count) in enumerate(STAGES, 2):
         for b in range(1, count + 1):
             stride = 2 if b == 1 and i > 2 else 1
             x = bottleneck(x, wide(inner), wide(outer), stride, f"conv{i}_block{b}", b == 1)
         skips.append(x)
     x = skips.pop()
-    for level, width in zip(range(stages + 1, coarse_head, -1), filters, strict=True):
+    for level, width in zip(range(len(filters), 0, -1), filters, strict=True):
         x = blocks.upsample(x, width, "transpose", name=f"up{level}_upsample")
         x = layers.Concatenate(name=f"up{level}_concat")([x, skips.pop()])
         for k in (1, 2):
             x = blocks.conv(x, width, normalization="batch", name=f"up{level}_conv{k}")
-    if coarse_head:
-        x = blocks.upsample(x, classes, "transpose", kernel=4, strides=2, name="head")
-    else:
-        x = blocks.conv(x, classes, 1, activation=None, name="head")
+    x = blocks.conv(x, classes, 1, activation=None, name="head")
     outputs = layers.Activation(head or "linear", dtype="float32", name="output")(x)
     model = keras.Model(inputs, outputs, name=name)
     if weights is not None:
@@ -219,12 +206,9 @@ def backbone_unet(
 
 
 def _first_kernel(kernel: np.ndarray, channels: int, caffe: bool) -> np.ndarray:
-    """For inputs of mean 0 and deviation 1 in RGB order; several pictures of three channels share its answer, any other number of
-    channels gets the mean over colours."""
+    """For inputs of mean 0 and deviation 1 in RGB order; for another number of channels the mean over colours."""
     if caffe:
         kernel = kernel[:, :, ::-1] * np.float32(CAFFE_SCALE)
-    if channels > 3 and channels % 3 == 0:
-        return np.tile(kernel, (1, 1, channels // 3, 1)) * np.float32(3 / channels)
     return _spread_colours(kernel, (*kernel.shape[:2], channels, kernel.shape[3]))
 
 

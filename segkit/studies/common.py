@@ -1,9 +1,12 @@
 """What every study does alike: where things lie, splits and published tables of the package, pieces of a run."""
 
+import argparse
 import contextlib
 import dataclasses
+import hashlib
 import os
 import re
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -91,10 +94,12 @@ def quiet_keras() -> None:
         import keras  # noqa: F401
 
 
+ROOT = Path(__file__).resolve().parents[2]  # the repository, in a checkout
+
+
 def home() -> Path:
     """The repository, when segkit runs from a checkout; else the working folder."""
-    root = Path(__file__).resolve().parents[2]
-    return root if (root / "notebooks").is_dir() else Path.cwd()
+    return ROOT if (ROOT / "notebooks").is_dir() else Path.cwd()
 
 
 def shown(path: str | os.PathLike) -> str:
@@ -123,6 +128,48 @@ def split(study: str, name: str) -> list[str]:
 def published(study: str) -> pd.DataFrame:
     """The report's tables as data, from ``segkit/studies/published/<study>.csv``."""
     return pd.read_csv(Path(str(resources.files("segkit.studies") / "published" / f"{study}.csv")))
+
+
+def mark(*settings) -> str:
+    """Six letters that change with any of ``settings``: the end of what a table's rows were made with."""
+    return hashlib.sha256(repr(settings).encode()).hexdigest()[:6]
+
+
+def begin(
+    run: Run, default: tuple[float | None, int | None], *, minutes: float | None, epochs: int | None, seed: int | None
+) -> tuple[float | None, int | None, int]:
+    """First lines of every training: the budget and the seed it goes by; Keras is seeded and its precision set.
+
+    ``default`` (minutes, epochs) stands where the call gives neither, the run's seed where it gives none.
+    """
+    import keras
+
+    from segkit import training
+
+    if minutes is None and epochs is None:
+        minutes, epochs = default
+    seed = run.seed if seed is None else seed
+    keras.utils.set_random_seed(seed)
+    training.precision()
+    return minutes, epochs, seed
+
+
+def command_line(study: str, what: Iterable[str], *, data: str | None = None) -> argparse.ArgumentParser:
+    """Arguments that the experiments of every study take; folders become absolute paths.
+
+    ``data`` is the help of ``--data`` where it may be left out.
+    """
+    parser = argparse.ArgumentParser(description=f"Long runs of the {study} study, in cells that resume.")
+    parser.add_argument("what", choices=sorted(what))
+    parser.add_argument("--data", required=data is None, type=folder, help=data)
+    parser.add_argument("--profile", default="full")
+    parser.add_argument("--results")
+    return parser
+
+
+def folder(text: str) -> Path:
+    """A path of the command line, which counts from the working folder."""
+    return Path(text).expanduser().resolve()
 
 
 def read_rows(path: Path, recipe: str) -> pd.DataFrame:

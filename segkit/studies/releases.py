@@ -12,8 +12,6 @@ from nibabel import Nifti1Image
 from segkit import files, plots, volumes
 from segkit.studies import common
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 @dataclasses.dataclass(frozen=True)
 class Release:
@@ -80,7 +78,7 @@ class Release:
         from segkit import models
 
         folder = run.results.parent / "saved_models"
-        if run.source == "phantom" and folder.resolve() == (ROOT / "results_dir" / self.study / "saved_models"):
+        if run.source == "phantom" and folder.resolve() == (common.ROOT / "results_dir" / self.study / "saved_models"):
             raise ValueError(
                 f"{run.profile.name} is a run on phantoms; give RESULTS another folder to release it there"
             )

@@ -9,11 +9,9 @@
 Each cell ends with a row of a CSV in ``tables/``; a row that is there is not run again. Training cases only, but for the folds.
 """
 
-import argparse
 import functools
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -296,14 +294,9 @@ WHAT = {
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Long runs of the atrium study, in cells that resume.")
-    parser.add_argument("what", choices=sorted(WHAT))
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--profile", default="full")
-    parser.add_argument("--results")
+    parser = common.command_line("atrium", WHAT)
     options = parser.parse_args()
-    data = Path(options.data).expanduser().resolve()
-    run = start(options.profile, data=data, results=options.results)
+    run = start(options.profile, data=options.data, results=options.results)
     standardise(run.data, run.results)
     halve(run.data, run.results, spacing_mm=run.profile.spacing_mm)
     print(WHAT[options.what](run).to_string())

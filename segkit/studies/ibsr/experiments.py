@@ -11,10 +11,10 @@ Each cell ends with rows of a CSV in ``tables/``; what is there is not run again
 validation volumes are scored once a cell.
 """
 
-import argparse
+import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -52,7 +52,7 @@ SCORES = ["subject", "label", "dice", "hd95_mm", "avd_percent", "legacy_dice", "
 def recipe_of(run: common.Run, what: str, minutes: float | None) -> str:
     """What a row was made with; the last word changes with the profile and the subjects."""
     settings = (run.profile, sorted(AUGMENTATION.items()), sorted(split(find(run.data)).items()))
-    mark = hashlib.sha256(repr(settings).encode()).hexdigest()[:6]
+    mark = common.mark(*settings)
     budget = f"{minutes:g} minutes" if minutes else f"{run.profile.epochs} epochs"
     return f"{what}, {budget}, seed {run.seed}, settings {mark}"
 
@@ -80,45 +80,30 @@ def _cells(run: common.Run, what: str, cells: dict[str, dict], minutes: float | 
             continue
         settings = {"network": "ibsr_unet2d_4level"} | settings
         results = run.results if settings.pop("n4", True) else without_n4(run)
-        method, history, model = _trained(run, results, f"{what}_{name}".replace(" ", "_"), settings, minutes, verbose)
+        network, raw = settings.pop("network"), settings.get("intensities") == "raw"
+        model, history = train(
+            network, results, parts, run.profile, name=f"{what}_{name}".replace(" ", "_"), minutes=minutes, seed=run.seed,
+            verbose=verbose, **settings,
+        )  # fmt: skip
+        method = functools.partial(predict, model, raw=raw, spacing_mm=run.profile.spacing_mm)
         scores = evaluate({name: method}, run.data, results, parts["validation"])
         cell = scores[SCORES].assign(
-            cell=name, network=settings["network"], parameters=model.count_params(), epochs=len(history),
+            cell=name, network=network, parameters=model.count_params(), epochs=len(history),
             seconds=float(history["seconds"].iloc[-1]), recipe=recipe,
         )  # fmt: skip
         done = common.add_rows(path, done, cell)
     return done
 
 
-def _trained(run: common.Run, results, name: str, settings: dict, minutes: float | None, verbose):
-    """A cell's network: its prediction, its history and itself."""
-    settings = dict(settings)
-    network, raw = settings.pop("network"), settings.get("intensities") == "raw"
-    model, history = train(
-        network, results, split(find(run.data)), run.profile, name=name, minutes=minutes, seed=run.seed, verbose=verbose, **settings
-    )  # fmt: skip
-    spacing_mm = _spacing(run)
-    return functools.partial(predict, model, raw=raw, spacing_mm=spacing_mm), history, model
-
-
-def _spacing(run: common.Run) -> tuple[float, ...]:
-    from segkit.studies.ibsr.layout import SPACING_MM
-
-    return tuple(s * run.profile.coarse for s in SPACING_MM)
-
-
-def without_n4(run: common.Run):
+def without_n4(run: common.Run) -> Path:
     """Results folder beside the run's whose files were made without N4."""
-    folder = run.results / "raw"
-    if not (folder / "patches").is_dir():
-        preprocess(run.data, folder, n4=False)
-        standardise(run.data, folder, shape=run.profile.grid)
-        extract(run.data, folder)
-    return folder
+    raw = dataclasses.replace(run, results=run.results / "raw")
+    prepare(raw, n4=False)
+    return raw.results
 
 
 def recipe(run: common.Run, *, verbose=2) -> pd.DataFrame:
-    """Train our own recipe, score it on the validation subjects and take it apart: ``tables/recipe.csv`` and ``tables/steps.csv``."""
+    """Train our own recipe, score it on the validation subjects and take it apart: ``tables/recipe.csv``."""
     minutes = run.profile.recipe_minutes
     path, said = run.results / "tables" / "recipe.csv", recipe_of(run, NETWORK, minutes)
     done, parts = common.read_rows(path, said), split(find(run.data))
@@ -131,9 +116,9 @@ def recipe(run: common.Run, *, verbose=2) -> pd.DataFrame:
     return done
 
 
-def steps(run: common.Run, model) -> dict[str, tuple[Callable[[Nifti1Image], Nifti1Image], object]]:
+def steps(run: common.Run, model) -> dict[str, tuple[Callable[[Nifti1Image], Nifti1Image], Path]]:
     """The recipe with one of its steps left out or added: name to (callable, results folder whose images it is given)."""
-    own = functools.partial(predict_recipe, model, spacing_mm=_spacing(run))
+    own = functools.partial(predict_recipe, model, spacing_mm=run.profile.spacing_mm)
     plain = run.results
     return {
         NETWORK: (own, plain),
@@ -165,7 +150,7 @@ def folds(run: common.Run, *, count: int = 5, verbose=2) -> pd.DataFrame:
         test = everyone[k::count]
         chosen = {"train": [s for s in everyone if s not in test], "selection": []}
         model, _ = train_recipe(run, chosen, name=f"fold{k + 1}_{NETWORK}", minutes=minutes, verbose=verbose)
-        method = functools.partial(predict_recipe, model, spacing_mm=_spacing(run))
+        method = functools.partial(predict_recipe, model, spacing_mm=run.profile.spacing_mm)
         scores = evaluate({NETWORK: method}, run.data, run.results, test)
         done = common.add_rows(path, done, scores.assign(fold=k + 1, recipe=said))
     return done
@@ -185,26 +170,27 @@ WHAT = {
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Long runs of the IBSR study, in cells that resume.")
-    parser.add_argument("what", choices=sorted(WHAT))
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--profile", default="full")
-    parser.add_argument("--results")
+    parser = common.command_line("IBSR", WHAT)
     options = parser.parse_args()
     run = start(options.profile, data=options.data, results=options.results)
     prepare(run)
     print(WHAT[options.what](run).to_string())
 
 
-def prepare(run: common.Run) -> None:
-    """Do what 00 to 02 do, where their files are not there."""
-    names = list(find(run.data).index)
-    if not all((run.results / "preprocessed" / f"{s}_bias_corrected.nii.gz").is_file() for s in names):
-        preprocess(run.data, run.results, shrink=run.profile.n4_shrink)
-    if not all((run.results / "padded" / f"{s}.nii.gz").is_file() for s in names):
-        standardise(run.data, run.results, shape=run.profile.grid)
-    if not (run.results / "patches").is_dir():
-        extract(run.data, run.results)
+def prepare(run: common.Run, *, n4: bool = True) -> None:
+    """Do what 00 to 02 do, where their files are not all there."""
+    table, results = find(run.data), run.results
+    wanted = {
+        "preprocessed": [f"{s}_bias_corrected.nii.gz" for s in table.index], "padded": [f"{s}.nii.gz" for s in table.index],
+        "patches": [f"{s}.npz" for s in table.index[table["label"].notna()]],
+    }  # fmt: skip
+    missing = {step for step, names in wanted.items() if not all((results / step / n).is_file() for n in names)}
+    if "preprocessed" in missing:
+        preprocess(run.data, results, n4=n4, shrink=run.profile.n4_shrink)
+    if missing & {"preprocessed", "padded"}:
+        standardise(run.data, results, shape=run.profile.grid)
+    if missing:
+        extract(run.data, results)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,11 @@ class Profile:
         """The common grid of 01_padding."""
         return tuple(n // self.coarse for n in GRID)
 
+    @property
+    def spacing_mm(self) -> tuple[float, ...]:
+        """Voxels that the profile's networks see."""
+        return tuple(s * self.coarse for s in SPACING_MM)
+
 
 PROFILES = {
     "smoke": Profile(

@@ -155,11 +155,10 @@ def methods(run: common.Run) -> dict:
     """What 04_testing compares: name to ``callable(bias-corrected image) -> labels``, baselines first, then the networks."""
     from segkit import models
 
-    spacing_mm = tuple(s * run.profile.coarse for s in SPACING_MM)
     out = {"threshold (Otsu)": threshold_baseline, "Gaussian mixture": mixture_baseline}
     for name in run.profile.networks:
         model = models.load(common.need(run.results / "runs" / name / "best.keras", "03_training"))
-        out[name] = functools.partial(predict, model, spacing_mm=spacing_mm)
+        out[name] = functools.partial(predict, model, spacing_mm=run.profile.spacing_mm)
     return out
 
 
@@ -170,14 +169,7 @@ def released() -> Path:
 
 def release(run: common.Run, network: str, scores: pd.DataFrame) -> Path:
     """Save the trained ``network`` in float16 to ``results_dir/ibsr/saved_models``, with its record and its scores."""
-    from segkit import models
-
-    folder = released().parent
-    source = run.results / "runs" / network
-    path = models.save(models.load(common.need(source / "best.keras", "03_training")), folder / f"{network}.keras")
-    files.write_text(folder / f"{network}.run.json", (source / "run.json").read_text())
-    chosen = scores[scores["method"] == network]
-    files.write_text(folder / f"{network}.scores.csv", chosen.round(5).to_csv(index=False))
+    (path,) = releases.Release("ibsr", network).save(run, network, scores[scores["method"] == network])
     return path
 
 

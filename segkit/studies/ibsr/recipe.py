@@ -20,14 +20,11 @@ AUGMENTATION = {
 }  # fmt: skip
 
 
-def cubes(results: Path, subjects: Sequence[str], *, n4: bool = True) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Subject to (image, label): the brain's box of what 01 wrote, z-scored, in a cube that holds the largest of them.
-
-    ``n4=False`` reads ``raw/padded`` instead, where an ablation wrote it.
-    """
+def cubes(results: Path, subjects: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Subject to (image, label): the brain's box of what 01 wrote, z-scored, in a cube that holds the largest of them."""
     found = {}
     for subject in subjects:
-        image, label = load_padded(results if n4 else results / "raw", subject)
+        image, label = load_padded(results, subject)
         if label is None:
             raise ValueError(f"{subject}: has no labels, so nothing can be learnt from it; take it out of the list")
         start, shape = volumes.bounding_box(volumes.array(image) > 0, margin=2)
@@ -63,7 +60,6 @@ def train_recipe(
     minutes: float | None = None,
     epochs: int | None = None,
     seed: int | None = None,
-    n4: bool = True,
     verbose="auto",
 ):
     """Train the recipe, or go on with an interrupted run.
@@ -82,17 +78,15 @@ def train_recipe(
     -------
     model, history
     """
-    import keras
 
     from segkit import augment, data, losses, models, training
 
-    profile, seed = run.profile, run.seed if seed is None else seed
-    if minutes is None and epochs is None:
-        minutes, epochs = profile.recipe_minutes, profile.epochs
-    keras.utils.set_random_seed(seed)
-    training.precision()
+    profile = run.profile
+    minutes, epochs, seed = common.begin(
+        run, (profile.recipe_minutes, profile.epochs), minutes=minutes, epochs=epochs, seed=seed
+    )
     model = models.build(NETWORK, **({"filters": profile.filters} if profile.filters else {}))
-    everyone = cubes(run.results, [*subjects["train"], *subjects["selection"]], n4=n4)
+    everyone = cubes(run.results, [*subjects["train"], *subjects["selection"]])
     settings = {
         "classes": len(LABELS) + 1, "neighbours": NEIGHBOURS, "batch_size": profile.recipe_batch, "seed": seed, "keep": np.any,
     }  # fmt: skip
@@ -110,7 +104,7 @@ def train_recipe(
         model, sets["train"], sets["selection"], run=run.results / "runs" / (name or NETWORK),
         loss=losses.get("cross_entropy_dice"), metrics=(losses.soft_dice,), epochs=epochs, minutes=minutes, learning_rate=2e-3,
         seed=seed, bfloat16=True, verbose=verbose, **training.RECIPE,
-        settings={"planes": list(planes), "n4": n4, "normalisation": "z-score in the brain"},
+        settings={"planes": list(planes), "normalisation": "z-score in the brain"},
     )  # fmt: skip
     return model, history
 

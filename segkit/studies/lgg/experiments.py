@@ -10,11 +10,8 @@
 Each cell ends with rows of a CSV in ``tables/``; what is there is not run again.
 """
 
-import argparse
 import functools
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -49,7 +46,7 @@ def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epoch
         run.profile, sorted(AUGMENTATION.items()), DROPPED, HOLLOW, patients, made(run.profile.size), _parameters(run.profile.filters),
         sorted(map(str, training.RECIPE.items())),
     )  # fmt: skip
-    mark = hashlib.sha256(repr(settings).encode()).hexdigest()[:6]
+    mark = common.mark(*settings)
     return f"{what}, {budget}, {run.profile.size}², {len(patients)} patients, seed {run.seed}, settings {mark}"
 
 
@@ -334,15 +331,11 @@ WHAT = {
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Long runs of the glioma study, in cells that resume.")
-    parser.add_argument("what", choices=sorted(WHAT))
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--profile", default="full")
-    parser.add_argument("--results")
+    parser = common.command_line("glioma", WHAT)
     parser.add_argument("--fold", type=int, help="one fold only (folds, compare, curve)")
     parser.add_argument("--weights", help="of the pretrained encoder, for compare")
     options = parser.parse_args()
-    run = start(options.profile, data=Path(options.data).expanduser().resolve(), results=options.results)
+    run = start(options.profile, data=options.data, results=options.results)
     prepare(run)
     one = {"fold": options.fold} if options.fold else {}
     extra = {

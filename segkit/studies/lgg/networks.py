@@ -122,15 +122,13 @@ def train(
     -------
     model, history
     """
-    import keras
 
     from segkit import augment, losses, training
 
-    profile, seed = run.profile, run.seed if seed is None else seed
-    if minutes is None and epochs is None:
-        minutes, epochs = profile.minutes, profile.epochs
-    keras.utils.set_random_seed(seed)
-    training.precision()
+    profile = run.profile
+    minutes, epochs, seed = common.begin(
+        run, (profile.minutes, profile.epochs), minutes=minutes, epochs=epochs, seed=seed
+    )
     model = build(network, profile, **settings)
     neighbours = neighbours_of(model)
     moves = augment.slices(**AUGMENTATION)

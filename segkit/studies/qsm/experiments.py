@@ -10,9 +10,7 @@
 Each cell ends with rows of a CSV in ``tables/``; what is there is not run again.
 """
 
-import argparse
 import dataclasses
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -72,7 +70,7 @@ def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epoch
         used += (p.box, p.fine, p.stem, sorted(AUGMENTATION.items()), sorted(map(str, training.RECIPE.items())))
     else:
         used += (p.patch, p.batch_size)
-    mark = hashlib.sha256(repr(used).encode()).hexdigest()[:6]
+    mark = common.mark(*used)
     return f"{what}, {budget}, {len(subjects)} subjects, seed {run.seed}, settings {mark}"
 
 
@@ -220,12 +218,12 @@ def release_all(run: common.Run, *, maps: Path, verbose=2) -> pd.DataFrame:
         Scores of the five subjects, which stand beside the released model.
     """
     profile = run.profile
-    sources = sorted(p.name.removesuffix(".nii.gz") for p in Path(maps).glob("*.nii.gz"))
+    sources = sorted(p.name.removesuffix(".nii.gz") for p in maps.glob("*.nii.gz"))
     if len(sources) <= HELD_OUT:
         raise ValueError(f"{maps}: {len(sources)} label maps are too few: {HELD_OUT} are held out for scoring")
     folder = common.home() / "data_dir" / "qsm" / f"varied_{profile.name}_seed{run.seed}"
     phantoms.write(
-        "qsm", folder, subjects=len(sources), seed=run.seed + 1, coarse=profile.coarse, nuclei=Path(maps), vary=True
+        "qsm", folder, subjects=len(sources), seed=run.seed + 1, coarse=profile.coarse, nuclei=maps, vary=True
     )
     varied = dataclasses.replace(run, data=folder, results=run.results / "varied")
     prepare(varied)
@@ -270,16 +268,11 @@ WHAT = {
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Long runs of the QSM study, in cells that resume.")
-    parser.add_argument("what", choices=sorted(WHAT))
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--profile", default="full")
-    parser.add_argument("--results")
+    parser = common.command_line("QSM", WHAT)
     parser.add_argument("--epochs", type=int, help="of each network, instead of the profile's minutes (on a GPU: 50)")
     parser.add_argument("--batch-size", type=int, help="of patches (the report: 4)")
     options = parser.parse_args()
-    data = Path(options.data).expanduser().resolve()
-    run = start(options.profile, data=data, results=options.results)
+    run = start(options.profile, data=options.data, results=options.results)
     changed: dict = {}
     if options.epochs:
         changed |= {"epochs": options.epochs, "minutes": None, "cell_epochs": options.epochs}
@@ -288,7 +281,7 @@ def main() -> None:
         changed["batch_size"] = options.batch_size
     run = dataclasses.replace(run, profile=dataclasses.replace(run.profile, **changed))
     prepare(run)
-    more = {"maps": data} if options.what == "release" else {}
+    more = {"maps": options.data} if options.what == "release" else {}
     print(WHAT[options.what](run, **more).to_string())
 
 

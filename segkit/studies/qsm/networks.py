@@ -115,16 +115,14 @@ def train(
     -------
     model, history
     """
-    import keras
 
     from segkit import augment, data, losses, training
 
-    profile, seed = run.profile, run.seed if seed is None else seed
+    profile = run.profile
     dim = profile.dim if dim is None else dim
-    if minutes is None and epochs is None:
-        minutes, epochs = profile.cell_minutes, profile.cell_epochs
-    keras.utils.set_random_seed(seed)
-    training.precision()
+    minutes, epochs, seed = common.begin(
+        run, (profile.cell_minutes, profile.cell_epochs), minutes=minutes, epochs=epochs, seed=seed
+    )
     classes = len(LABELS) + 1 if label == ALL else 1
     model = build(network, profile, classes=classes, **settings)
     patch = tuple(min(p, dim) for p in profile.patch)
@@ -176,15 +174,13 @@ def train_recipe(
     -------
     model, history
     """
-    import keras
 
     from segkit import augment, data, losses, training
 
-    profile, seed = run.profile, run.seed if seed is None else seed
-    if minutes is None and epochs is None:
-        minutes, epochs = profile.minutes, profile.epochs
-    keras.utils.set_random_seed(seed)
-    training.precision()
+    profile = run.profile
+    minutes, epochs, seed = common.begin(
+        run, (profile.minutes, profile.epochs), minutes=minutes, epochs=epochs, seed=seed
+    )
     model = build(RELEASED, profile, classes=len(LABELS) + 1)
     places = list(results or [run.results])
     moves = {

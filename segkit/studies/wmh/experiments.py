@@ -11,10 +11,8 @@
 maps. Each cell ends with rows of a CSV in ``tables/``; what is there is not run again.
 """
 
-import argparse
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,7 +56,7 @@ def prepare(run: common.Run, *, size: int | None = None) -> None:
 def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epochs: int | None = None) -> str:
     """What a row was made with; the last word changes with the profile and the subjects."""
     budget = f"{minutes:g} minutes" if minutes else f"{epochs} epochs"
-    mark = hashlib.sha256(repr((run.profile, list(find(run.data).index))).encode()).hexdigest()[:6]
+    mark = common.mark(run.profile, list(find(run.data).index))
     return f"{what}, {budget}, {run.profile.size}², settings {mark}"
 
 
@@ -175,7 +173,7 @@ def recipe(
     profile, tables = run.profile, run.results / "tables"
     named = recipe_of(run, f"{RELEASED}, anatomy {'MNI152' if brains is None else brains.name}, phantoms {phantom.mark()}",
                       minutes=profile.recipe_minutes, epochs=profile.recipe_epochs)  # fmt: skip
-    name = f"{RELEASED}_{hashlib.sha256(named.encode()).hexdigest()[:6]}"
+    name = f"{RELEASED}_{common.mark(named)}"
     model, _ = train_recipe(run, *anatomies(run, brains), name=name, verbose=verbose)
     if real is None:
         return pd.DataFrame()
@@ -311,26 +309,20 @@ WHAT = {
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Long runs of the WMH study, in cells that resume.")
-    parser.add_argument("what", choices=sorted(WHAT))
-    parser.add_argument("--data", help="the challenge's folder; default phantoms")
-    parser.add_argument("--real", help="scans that are only scored")
-    parser.add_argument("--brains", help="FreeSurfer label maps for the recipe's anatomies")
+    parser = common.command_line("WMH", WHAT, data="the challenge's folder; default phantoms")
+    parser.add_argument("--real", type=common.folder, help="scans that are only scored")
+    parser.add_argument("--brains", type=common.folder, help="FreeSurfer label maps for the recipe's anatomies")
     parser.add_argument("--features", default="imagenet", help="weights of VGG19: imagenet, random or a file")
     parser.add_argument("--final", action="store_true", help="recipe: open the scans that do not tune, too")
     parser.add_argument("--minutes", type=float, help="full_net: of its one cell")
-    parser.add_argument("--profile", default="full")
-    parser.add_argument("--results")
     options = parser.parse_args()
-    data, real, brains = (
-        None if p is None else Path(p).expanduser().resolve() for p in (options.data, options.real, options.brains)
-    )
-    run = start(options.profile, data=data, results=options.results)
+    real = options.real
+    run = start(options.profile, data=options.data, results=options.results)
     prepare(run)
     given = {
         "losses": {"features": options.features, "real": real}, "features": {"features": options.features, "real": real},
         "full_net": {"features": options.features, "minutes": options.minutes},
-        "recipe": {"brains": brains, "real": real, "final": options.final}, "finetune": {"real": real}, "release": {},
+        "recipe": {"brains": options.brains, "real": real, "final": options.final}, "finetune": {"real": real}, "release": {},
     }  # fmt: skip
     if options.what == "finetune" and real is None:
         parser.error("finetune needs --real: the folder that holds openms and the scans to score")

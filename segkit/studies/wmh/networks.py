@@ -65,15 +65,13 @@ def train(
     -------
     model (the generator), history
     """
-    import keras
 
     from segkit import augment, content, data, losses, models, training
 
-    profile, seed = run.profile, run.seed if seed is None else seed
-    if minutes is None and epochs is None:
-        minutes, epochs = profile.minutes, profile.epochs
-    keras.utils.set_random_seed(seed)
-    training.precision()
+    profile = run.profile
+    minutes, epochs, seed = common.begin(
+        run, (profile.minutes, profile.epochs), minutes=minutes, epochs=epochs, seed=seed
+    )
     generator = build(profile)
     if start is not None:
         generator.set_weights(models.load(start).get_weights())
@@ -242,15 +240,13 @@ def train_recipe(
     -------
     model, history
     """
-    import keras
 
     from segkit import augment, data, losses, models, training
 
-    profile, seed = run.profile, run.seed if seed is None else seed
-    if minutes is None and epochs is None:
-        minutes, epochs = profile.recipe_minutes, profile.recipe_epochs
-    keras.utils.set_random_seed(seed)
-    training.precision()
+    profile = run.profile
+    minutes, epochs, seed = common.begin(
+        run, (profile.recipe_minutes, profile.recipe_epochs), minutes=minutes, epochs=epochs, seed=seed
+    )
     chosen = {"filters": profile.recipe_filters} if profile.recipe_filters else {}
     model = models.build(RELEASED, **chosen)
     known, lesion = {}, phantom.PARTS.index("lesion")
