@@ -119,6 +119,44 @@ def fisher_exact(table, *, resamples: int = 20_000, seed: int = 0) -> float:
     return float(min(1.0, shares[logs <= own + 1e-7].sum() / shares.sum()))
 
 
+def reliability(confidence, correct, *, bins: int = 10) -> pd.DataFrame:
+    """How often predictions of a confidence are right: the points of a calibration curve.
+
+    Parameters
+    ----------
+    confidence : array
+        Probability of the predicted class, 0 to 1.
+    correct : array of bool
+        Whether the prediction was right; same size.
+    bins : int
+        Of equal width; one without a prediction is left out.
+
+    Returns
+    -------
+    DataFrame
+        Columns confidence and accuracy (means in the bin) and count.
+
+    References
+    ----------
+    Guo et al., On calibration of modern neural networks, ICML 2017.
+    """
+    confidence, correct = np.asarray(confidence, float).ravel(), np.asarray(correct, bool).ravel()
+    if confidence.size != correct.size:
+        raise ValueError(
+            f"{confidence.size} confidences and {correct.size} outcomes; one of each a prediction is needed"
+        )
+    if confidence.size and not (confidence.min() >= 0 and confidence.max() <= 1 + 1e-6):
+        raise ValueError(f"confidences are probabilities, not {confidence.min():.3g} … {confidence.max():.3g}")
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    rows = pd.DataFrame({"bin": place, "confidence": confidence, "accuracy": correct.astype(float)}).groupby("bin")
+    return rows.mean().assign(count=rows.size()).reset_index(drop=True)
+
+
+def calibration_error(points: pd.DataFrame) -> float:
+    """Expected calibration error of :func:`reliability`'s points: mean of |confidence − accuracy|, weighted by count."""
+    return float(np.average((points["confidence"] - points["accuracy"]).abs(), weights=points["count"]))
+
+
 def bonferroni(p_values, tests: int | None = None) -> np.ndarray:
     """p-values times the number of tests (default: how many are not nan), at most 1; nan stays."""
     p_values = np.asarray(p_values, float)

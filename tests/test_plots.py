@@ -256,3 +256,11 @@ def test_contours_in_colours_of_ones_own():
     figure = plots.contours(np.ones((8, 8, 3)), mask, mask, source=None, colours=("#00C000", "#E00000"))
     handles = figure.legends[0].get_lines()
     assert [h.get_color() for h in handles] == ["#00C000", "#E00000"]
+
+
+def test_calibration_curves_have_a_line_a_method_and_the_diagonal():
+    points = pd.DataFrame({"confidence": [0.5, 0.9], "accuracy": [0.4, 0.8], "count": [3, 9]})
+    figure = plots.reliability({"plain": points, "10 samples": points}, source="phantom")
+    lines = figure.axes[0].lines
+    assert [line.get_label() for line in lines] == ["calibrated", "plain", "10 samples"]
+    assert lines[1].get_ydata().tolist() == [0.4, 0.8]

@@ -138,3 +138,28 @@ def test_binomial_interval_of_no_hit():
     share, low, high = statistics.binomial_interval(0, 100)
     assert (share, low) == (0, 0)
     assert high == pytest.approx(1 - 0.025 ** (1 / 100))
+
+
+# -- calibration
+
+
+def test_reliability_of_a_hand_worked_case():
+    points = statistics.reliability([0.95, 0.85, 0.85, 1.0, 0.3], [True, True, False, True, False], bins=10)
+    assert points["confidence"].tolist() == pytest.approx([0.3, 0.85, 0.975])
+    assert points["accuracy"].tolist() == pytest.approx([0, 0.5, 1])
+    assert points["count"].tolist() == [1, 2, 2]
+    assert statistics.calibration_error(points) == pytest.approx((0.3 + 2 * 0.35 + 2 * 0.025) / 5)
+
+
+def test_predictions_as_often_right_as_they_say_are_calibrated(rng):
+    confidence = rng.uniform(0.25, 1, 200_000)
+    points = statistics.reliability(confidence, rng.random(confidence.size) < confidence)
+    assert statistics.calibration_error(points) < 0.005
+    assert statistics.calibration_error(statistics.reliability(confidence, np.ones(confidence.size, bool))) > 0.3
+
+
+def test_reliability_refuses_what_is_no_probability():
+    with pytest.raises(ValueError, match="confidences are probabilities"):
+        statistics.reliability([1.2], [True])
+    with pytest.raises(ValueError, match="2 confidences and 1 outcomes"):
+        statistics.reliability([0.5, 0.5], [True])

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 
 from segkit import files
+from segkit.models.blocks import MonteCarloDropout
 
 
 def save(model: keras.Model, path: str | os.PathLike) -> Path:
@@ -37,6 +38,24 @@ def load(path: str | os.PathLike) -> keras.Model:
         ) from error
     policies = {layer.dtype_policy.name for layer in model.layers}
     return _in_type(model, "float32") if policies & {"float16", "mixed_float16"} else model
+
+
+def with_dropout_on(model: keras.Model) -> keras.Model:
+    """A copy of ``model`` whose dropout stays on at inference, so that each call is one sample of the prediction.
+
+    ValueError when the model has no dropout: all its samples would be the same.
+    """
+    if not any(isinstance(layer, keras.layers.Dropout) for layer in model.layers):
+        raise ValueError(f"{model.name}: has no dropout, so nothing can be sampled; build it with dropout=")
+
+    def exchange(layer):
+        kind = MonteCarloDropout if isinstance(layer, keras.layers.Dropout) else type(layer)
+        return kind.from_config(layer.get_config())
+
+    twin = keras.models.clone_model(model, clone_function=exchange)
+    # dropout's random state is among the weights, and both models have it
+    twin.set_weights(model.get_weights())
+    return twin
 
 
 def _pack(path: Path) -> None:

@@ -6,7 +6,7 @@ text in its place (the terms of the data allow none), None draws without remark 
 your own machine).
 """
 
-from segkit.plots.charts import bars, boxes, ranked
+from segkit.plots.charts import bars, boxes, ranked, reliability
 from segkit.plots.explorer import threshold_explorer, thresholds
 from segkit.plots.figures import (
     COLOURS,
@@ -25,6 +25,6 @@ from segkit.plots.videos import frames, video
 
 __all__ = [
     "COLOURS", "LABELS", "agreement", "bars", "boxes", "by_subject", "contours", "curves", "frames", "histograms", "mesh",
-    "panels", "points", "ranked", "save", "show_3d", "surface", "surface_still", "three_planes", "threshold_explorer",
+    "panels", "points", "ranked", "reliability", "save", "show_3d", "surface", "surface_still", "three_planes", "threshold_explorer",
     "thresholds", "video", "write_html",
 ]  # fmt: skip

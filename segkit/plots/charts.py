@@ -73,6 +73,19 @@ def boxes(
     return _headed(figure, title, source)
 
 
+def reliability(points: dict[str, pd.DataFrame], *, title: str = "", source: str | None = None) -> Figure:
+    """Calibration curves: accuracy over confidence (:func:`segkit.statistics.reliability`), a line a method, and the diagonal."""
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    ax = figure.subplots()
+    ax.plot([0, 1], [0, 1], color="grey", lw=1, ls=":", label="calibrated")
+    for (name, line), colour in zip(points.items(), COLOURS, strict=False):
+        ax.plot(line["confidence"], line["accuracy"], "o-", ms=4, color=colour, label=name)
+    ax.set(xlabel="confidence", ylabel="accuracy", aspect="equal")
+    ax.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    return _headed(figure, title, source)
+
+
 def _names(ax, names) -> None:
     many = len(names) > 8
     ax.set_xticks(

@@ -3,15 +3,18 @@
 import argparse
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from joblib import Parallel, delayed
+from tqdm.auto import tqdm
 
 from segkit import files, phantoms, splits
 
@@ -152,6 +155,18 @@ def begin(
     keras.utils.set_random_seed(seed)
     training.precision()
     return minutes, epochs, seed
+
+
+def spread(function: Callable, cases: Iterable[tuple], *, jobs: int = 2, desc: str | None = None) -> Iterator:
+    """``function(*case)`` for each case, in ``jobs`` processes; the results in the order of ``cases``, each as soon as it is there.
+
+    Inside ``joblib.parallel_config(backend="dask")`` the processes are those of the cluster, however many these are.
+    """
+    cases = list(cases)
+    # bound, not passed: joblib would put larger arguments on one worker of the cluster, and they would be lost with it
+    bound = (delayed(functools.partial(function, *case))() for case in cases)
+    results = Parallel(n_jobs=jobs, return_as="generator")(bound)
+    yield from tqdm(results, total=len(cases), desc=desc, disable=desc is None)
 
 
 def command_line(study: str, what: Iterable[str], *, data: str | None = None) -> argparse.ArgumentParser:

@@ -12,6 +12,7 @@ Label 1 is the ventricles' CSF only; sulcal fluid is background within the head.
 segments a user's own scan, ``tables`` scores. All of it is at hand here: ``ibsr.segment("scan.nii.gz")``.
 """
 
+from segkit.studies.ibsr.claims import claims
 from segkit.studies.ibsr.layout import GRID, LABELS, PROFILES, SETS, SPACING_MM, Profile, find, read, split, start
 from segkit.studies.ibsr.networks import (
     build,
@@ -26,10 +27,11 @@ from segkit.studies.ibsr.networks import (
     train,
 )
 from segkit.studies.ibsr.steps import cut, extract, load_padded, load_patches, normalise, preprocess, standardise
-from segkit.studies.ibsr.tables import NOTE, claims, evaluate, three_columns
+from segkit.studies.ibsr.tables import NOTE, evaluate, table_1, tables_2_and_3, tables_4_to_6, three_columns
 
 __all__ = [
     "GRID", "LABELS", "NOTE", "PROFILES", "SETS", "SPACING_MM", "Profile", "build", "claims", "cut", "evaluate", "extract",
     "find", "load_padded", "load_patches", "measure", "methods", "mixture_baseline", "normalise", "predict", "preprocess", "read",
-    "release", "released", "segment", "split", "standardise", "start", "three_columns", "threshold_baseline", "train",
+    "release", "released", "segment", "split", "standardise", "start", "table_1", "tables_2_and_3", "tables_4_to_6",
+    "three_columns", "threshold_baseline", "train",
 ]  # fmt: skip

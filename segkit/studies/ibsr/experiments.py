@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from joblib import parallel_config
 from nibabel import Nifti1Image
 
 from segkit import intensity, volumes
@@ -39,10 +40,10 @@ LOSSES: dict[str, dict] = {
     "focal Tversky": {"loss": "focal_tversky"}, "Dice": {"loss": "dice"},
 }  # fmt: skip
 ABLATION: dict[str, dict] = {
-    "as it is": {}, "not augmented": {"augmented": False}, "raw intensities": {"intensities": "raw"}, "without N4": {"n4": False},
-    "five levels": {"network": "ibsr_unet2d"}, "batch of 32": {"batch_size": 32}, "no dropout": {"dropout": 0.0},
-    "dropout .25": {"dropout": 0.25}, "dropout .5": {"dropout": 0.5}, "batch normalisation": {"normalization": "batch"},
-    "plateau schedule": {"schedule": "plateau"},
+    "as it is": {}, "another seed": {"seed": 1}, "not augmented": {"augmented": False}, "raw intensities": {"intensities": "raw"},
+    "without N4": {"n4": False}, "five levels": {"network": "ibsr_unet2d"}, "batch of 32": {"batch_size": 32},
+    "batch of 16": {"batch_size": 16}, "no dropout": {"dropout": 0.0}, "dropout .25": {"dropout": 0.25}, "dropout .3": {"dropout": 0.3},
+    "dropout .5": {"dropout": 0.5}, "batch normalisation": {"normalization": "batch"}, "plateau schedule": {"schedule": "plateau"},
     "SGD": {"optimizer": {"class_name": "sgd", "config": {"momentum": 0.9}}, "learning_rate": 1e-2},
     "Adadelta": {"optimizer": "adadelta", "learning_rate": 1.0},
 }  # fmt: skip
@@ -78,18 +79,18 @@ def _cells(run: common.Run, what: str, cells: dict[str, dict], minutes: float | 
     for name, settings in cells.items():
         if len(done) and (done["cell"] == name).any():
             continue
-        settings = {"network": "ibsr_unet2d_4level"} | settings
+        settings = {"network": "ibsr_unet2d_4level", "seed": run.seed} | settings
         results = run.results if settings.pop("n4", True) else without_n4(run)
         network, raw = settings.pop("network"), settings.get("intensities") == "raw"
         model, history = train(
-            network, results, parts, run.profile, name=f"{what}_{name}".replace(" ", "_"), minutes=minutes, seed=run.seed,
-            verbose=verbose, **settings,
+            network, results, parts, run.profile, name=f"{what}_{name}".replace(" ", "_"), minutes=minutes, verbose=verbose, **settings,
         )  # fmt: skip
         method = functools.partial(predict, model, raw=raw, spacing_mm=run.profile.spacing_mm)
         scores = evaluate({name: method}, run.data, results, parts["validation"])
         cell = scores[SCORES].assign(
             cell=name, network=network, parameters=model.count_params(), epochs=len(history),
-            seconds=float(history["seconds"].iloc[-1]), recipe=recipe,
+            seconds=float(history["seconds"].iloc[-1]), loss=float(history["loss"].iloc[-1]),
+            val_loss=float(history["val_loss"].iloc[-1]), recipe=recipe,
         )  # fmt: skip
         done = common.add_rows(path, done, cell)
     return done
@@ -138,22 +139,31 @@ def smoothed(image: Nifti1Image) -> Nifti1Image:
     return volumes.like(np.where(data > 0, out, 0).astype(np.float32), image)
 
 
-def folds(run: common.Run, *, count: int = 5, verbose=2) -> pd.DataFrame:
-    """The recipe on folds over all labelled subjects, each scored by a network that did not see it: ``tables/folds.csv``."""
-    minutes = run.profile.cell_minutes["folds"]
-    path, said = run.results / "tables" / "folds.csv", recipe_of(run, f"{NETWORK}, {count} folds", minutes)
+def folds(run: common.Run, *, count: int = 5, jobs: int = 1, verbose=2) -> pd.DataFrame:
+    """The recipe on folds over all labelled subjects, each scored by a network that did not see it: ``tables/folds.csv``.
+
+    ``jobs`` folds at a time, or as many as a cluster takes (:func:`segkit.studies.common.spread`). A fold that is stopped goes on from
+    its last epoch.
+    """
+    path = run.results / "tables" / "folds.csv"
+    said = recipe_of(run, f"{NETWORK}, {count} folds", run.profile.cell_minutes["folds"])
     done = common.read_rows(path, said)
-    everyone = sorted(find(run.data).query("label.notna()").index)
-    for k in range(count):
-        if len(done) and (done["fold"] == k + 1).any():
-            continue
-        test = everyone[k::count]
-        chosen = {"train": [s for s in everyone if s not in test], "selection": []}
-        model, _ = train_recipe(run, chosen, name=f"fold{k + 1}_{NETWORK}", minutes=minutes, verbose=verbose)
-        method = functools.partial(predict_recipe, model, spacing_mm=run.profile.spacing_mm)
-        scores = evaluate({NETWORK: method}, run.data, run.results, test)
-        done = common.add_rows(path, done, scores.assign(fold=k + 1, recipe=said))
+    missing = [k for k in range(1, count + 1) if not len(done) or not (done["fold"] == k).any()]
+    for rows in common.spread(_fold, [(run, k, count, verbose) for k in missing], jobs=jobs):
+        done = common.add_rows(path, done, rows.assign(recipe=said))
     return done
+
+
+def _fold(run: common.Run, number: int, count: int, verbose) -> pd.DataFrame:
+    """Train and score one fold, in this process alone."""
+    everyone = sorted(find(run.data).query("label.notna()").index)
+    test = everyone[number - 1 :: count]
+    chosen = {"train": [s for s in everyone if s not in test], "selection": []}
+    minutes = run.profile.cell_minutes["folds"]
+    model, _ = train_recipe(run, chosen, name=f"fold{number}_{NETWORK}", minutes=minutes, verbose=verbose)
+    method = functools.partial(predict_recipe, model, spacing_mm=run.profile.spacing_mm)
+    with parallel_config("sequential"):
+        return evaluate({NETWORK: method}, run.data, run.results, test, jobs=1).assign(fold=number)
 
 
 def release_recipe(run: common.Run, *, verbose=2) -> pd.DataFrame:

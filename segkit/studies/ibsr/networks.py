@@ -107,11 +107,11 @@ def train(
 def predict(
     model, image: Nifti1Image, *, spacing_mm: Sequence[float] = SPACING_MM, raw: bool = False, **settings
 ) -> Nifti1Image:
-    """Labels of a bias-corrected scan on the scan's own grid.
+    """Labels of a bias-corrected scan on the scan's own grid (``output="probabilities"``: those of the four classes).
 
     The scan is turned to RAS+, resampled where its voxels differ by more than a fifth from ``spacing_mm``, cut to the
     brain, z-scored (unless ``raw``), segmented slice by slice (first axis; a 3D network by blended boxes of 64³), and the labels
-    are brought back with nearest neighbour.
+    are brought back with nearest neighbour. Several models are averaged.
     """
     from segkit import inference
 
@@ -122,10 +122,11 @@ def predict(
     start, shape = volumes.bounding_box(volumes.array(work) > 0, margin=8)
     values = volumes.array(work, np.float32) if raw else normalise(work)
     cropped = volumes.crop(volumes.like(values, work), shape, start=start)
-    if len(model.inputs[0].shape) == 5:
+    first = model[0] if isinstance(model, list) else model
+    if len(first.inputs[0].shape) == 5:
         settings = {"patch": (64, 64, 64), "batch_size": 2} | settings
     found = inference.predict(model, cropped, axis=0, **settings)
-    return volumes.resample(found, like=image, kind="label")
+    return volumes.resample(found, like=image, kind="image" if settings.get("output") == "probabilities" else "label")
 
 
 def threshold_baseline(image: Nifti1Image) -> Nifti1Image:

@@ -9,7 +9,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 from nibabel import Nifti1Image
 from tqdm.auto import tqdm
 
@@ -28,11 +27,12 @@ def preprocess(
     variation of the white matter before and after (labelled subjects).
     """
     table = find(data)
-    call = Parallel(n_jobs=jobs, return_as="generator")(
-        delayed(_preprocess)(row, results / "preprocessed" / f"{subject}_bias_corrected.nii.gz", n4, shrink)
+    cases = [
+        (row, results / "preprocessed" / f"{subject}_bias_corrected.nii.gz", n4, shrink)
         for subject, row in table.iterrows()
-    )
-    return pd.DataFrame(tqdm(call, total=len(table), desc="N4" if n4 else "copy"), index=table.index)
+    ]
+    rows = common.spread(_preprocess, cases, jobs=jobs, desc="N4" if n4 else "copy")
+    return pd.DataFrame(rows, index=table.index)
 
 
 def _preprocess(row: pd.Series, path: Path, n4: bool, shrink: int) -> dict:

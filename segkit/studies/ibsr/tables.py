@@ -4,16 +4,17 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from segkit import legacy, metrics, report, statistics, volumes
+from segkit import legacy, metrics, report, volumes
 from segkit.studies import common
 from segkit.studies.ibsr.layout import LABELS, find, read
 
 
-def evaluate(methods: dict, data: str | os.PathLike, results: Path, subjects: Sequence[str]) -> pd.DataFrame:
+def evaluate(
+    methods: dict, data: str | os.PathLike, results: Path, subjects: Sequence[str], *, jobs: int = 2
+) -> pd.DataFrame:
     """Score methods on labelled subjects, per subject in 3D on the native grid.
 
     Parameters
@@ -21,6 +22,8 @@ def evaluate(methods: dict, data: str | os.PathLike, results: Path, subjects: Se
     methods : dict
         Name to ``callable(bias-corrected image) -> label image`` on the image's grid.
     subjects : sequence of str
+    jobs : int
+        Processes that score; the networks themselves use every core.
 
     Returns
     -------
@@ -28,22 +31,26 @@ def evaluate(methods: dict, data: str | os.PathLike, results: Path, subjects: Se
         Columns method, subject, label, those of :func:`segkit.metrics.score`, and the report's own definitions as
         legacy_dice, legacy_hausdorff_voxels, legacy_avd. Predictions are written to ``predictions/<method>/``.
     """
-    table, rows = find(data), []
-    jobs = [(name, subject) for name in methods for subject in subjects]
-    for name, subject in tqdm(jobs, desc="scoring"):
-        _, label = read(table.loc[subject])
+    table, cases = find(data), []
+    for name, subject in tqdm([(name, s) for name in methods for s in subjects], desc="predicting"):
         corrected = volumes.load(
             common.need(results / "preprocessed" / f"{subject}_bias_corrected.nii.gz", "00_preprocessing")
         )
-        found = methods[name](corrected)
-        volumes.check_same_grid(label, found, (str(table.loc[subject, "label"]), f"prediction of {name}"))
-        volumes.save(found, results / "predictions" / name / f"{subject}_seg.nii.gz")
-        truth, prediction = volumes.array(label), volumes.array(found)
-        scores = metrics.score(truth, prediction, spacing_mm=volumes.spacing(label), labels=LABELS)
-        scores = scores.join(legacy.ibsr_score(truth, prediction, LABELS).add_prefix("legacy_"))
-        rows.append(scores.reset_index().assign(method=name, subject=subject))
-    out = pd.concat(rows, ignore_index=True)
+        written = results / "predictions" / name / f"{subject}_seg.nii.gz"
+        volumes.save(methods[name](corrected), written)
+        cases.append((name, subject, table.loc[subject], written))
+    out = pd.concat(common.spread(_score, cases, jobs=jobs, desc="scoring"), ignore_index=True)
     return out[["method", "subject", *[c for c in out.columns if c not in ("method", "subject")]]]
+
+
+def _score(method: str, subject: str, row: pd.Series, written: Path) -> pd.DataFrame:
+    """Scores of one prediction, a row a label."""
+    label, found = read(row)[1], volumes.load(written)
+    volumes.check_same_grid(label, found, (str(row["label"]), f"prediction of {method}"))
+    truth, prediction = volumes.array(label), volumes.array(found)
+    scores = metrics.score(truth, prediction, spacing_mm=volumes.spacing(label), labels=LABELS)
+    scores = scores.join(legacy.ibsr_score(truth, prediction, LABELS).add_prefix("legacy_"))
+    return scores.reset_index().assign(method=method, subject=subject)
 
 
 def three_columns(scores: pd.DataFrame, method: str) -> pd.DataFrame:
@@ -56,17 +63,52 @@ def three_columns(scores: pd.DataFrame, method: str) -> pd.DataFrame:
     printed = common.published("ibsr").query("table == 1 and model == '2D U-Net'")[["label", "metric", "value"]]
     if not method.startswith("ibsr_"):  # a baseline, which the report does not have
         printed = printed.iloc[:0]
-    chosen = scores[scores["method"] == method].assign(avd=lambda t: t["avd_percent"] / 100)
-    ours = _long(chosen, {"dice": "Dice", "hd95_mm": "Hausdorff", "avd": "AVD"})
+    return _columns(printed, scores[scores["method"] == method], ())
+
+
+def table_1(networks: pd.DataFrame) -> pd.DataFrame:
+    """The report's Table 1, its networks by three columns, from ``experiments networks``: model, label, metric."""
+    printed = common.published("ibsr").query("table == 1")[["model", "label", "metric", "value"]]
+    return _columns(printed, networks.assign(model=networks["cell"].replace(_MODELS)), ("model",))
+
+
+def tables_2_and_3(networks: pd.DataFrame) -> pd.DataFrame:
+    """Time and losses of each network, the report's and ours side by side, from ``experiments networks``."""
+    ours = networks.assign(model=networks["cell"].replace(_MODELS)).groupby("model", sort=False)
+    first = ours[["epochs", "seconds", "loss", "val_loss"]].first()
+    rows = pd.DataFrame({
+        "seconds per epoch": first["seconds"] / first["epochs"], "epochs": first["epochs"], "minutes": first["seconds"] / 60,
+        "training loss": first["loss"], "validation loss": first["val_loss"], "average Dice": ours["dice"].mean(),
+    })  # fmt: skip
+    printed = common.published("ibsr").query("table in (2, 3)").pivot(index="model", columns="metric", values="value")
+    known = [*rows.index, *(m for m in printed.index if m not in rows.index)]
+    both = pd.concat({"reported": printed[rows.columns].reindex(known), "ours": rows.reindex(known)}, axis=1)
+    return both.swaplevel(axis=1)[[(c, k) for c in rows.columns for k in ("reported", "ours")]]
+
+
+def tables_4_to_6(losses: pd.DataFrame) -> pd.DataFrame:
+    """The report's Tables 4 to 6 (Dice, Hausdorff, AVD by loss) by three columns, from ``experiments losses``: loss, label, metric."""
+    printed = common.published("ibsr").query("table in (4, 5, 6) and label != 'background'")
+    return _columns(printed[["loss", "label", "metric", "value"]], losses.assign(loss=losses["cell"]), ("loss",))
+
+
+_MODELS = {"ResUNet": "2D ResUNet", "DenseUNet": "2D DenseUNet"}
+
+
+def _columns(printed: pd.DataFrame, scores: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """The three columns of Dice, Hausdorff and AVD, split by ``keys`` and label."""
+    chosen = scores.assign(avd=lambda t: t["avd_percent"] / 100)
+    ours = _long(chosen, {"dice": "Dice", "hd95_mm": "Hausdorff", "avd": "AVD"}, keys)
     scored = set(common.split("ibsr", "validation_report"))
     known = chosen[chosen["subject"].isin(scored)] if scored <= set(chosen["subject"]) else chosen
-    old = _long(known, {"legacy_dice": "Dice", "legacy_hausdorff_voxels": "Hausdorff", "legacy_avd": "AVD"})
+    old = _long(known, {"legacy_dice": "Dice", "legacy_hausdorff_voxels": "Hausdorff", "legacy_avd": "AVD"}, keys)
     return report.three_columns(printed, old, ours)
 
 
-def _long(scores: pd.DataFrame, columns: dict[str, str]) -> pd.DataFrame:
-    parts = [scores[["label", "subject"]].assign(metric=name, value=scores[column]) for column, name in columns.items()]
-    return pd.concat(parts)[["label", "metric", "subject", "value"]]
+def _long(scores: pd.DataFrame, columns: dict[str, str], keys: Sequence[str]) -> pd.DataFrame:
+    kept = [*keys, "label", "subject"]
+    parts = [scores[kept].assign(metric=name, value=scores[column]) for column, name in columns.items()]
+    return pd.concat(parts)[[*keys, "label", "metric", "subject", "value"]]
 
 
 NOTE = (
@@ -74,51 +116,3 @@ NOTE = (
     "where all are present: Hausdorff distance in voxels (full maximum), AVD = 1 − Dice. Corrected: per subject in 3D on the "
     "native grid: HD95 in mm (the larger of two directed percentiles), AVD = |ΔV| / V, 95 % bootstrap interval over n subjects."
 )
-
-
-def claims(scores: pd.DataFrame, network: str, *, source: str | None) -> pd.DataFrame:
-    """The report's sentences that these scores can speak to: section, claim, verdict, evidence."""
-    real = source != "phantom"
-    table = three_columns(scores, network)
-
-    def line(label, metric, column):
-        row = table.loc[(label, metric)]
-        return f"{label} {row[column]:.3f}" + (
-            f" [{row['low']:.3f}, {row['high']:.3f}]" if column == "corrected" else ""
-        )
-
-    dice_ours = ", ".join(line(k, "Dice", "corrected") for k in LABELS)
-    means = {k: table.loc[(k, "Dice"), "corrected"] for k in LABELS}
-    printed = (
-        common.published("ibsr")
-        .query("table == 1 and model == '2D U-Net'")
-        .pivot(index="label", columns="metric", values="value")
-    )
-    same = np.allclose(printed["AVD"], 1 - printed["Dice"], atol=2e-4)
-    average = float(np.mean(list(means.values())))
-    reached = all(table.loc[(k, "Dice"), "legacy"] >= table.loc[(k, "Dice"), "reported"] - 0.02 for k in LABELS)
-    rows = [
-        ("8.1, Table 1", "the 2D U-Net reaches Dice .8220 (CSF), .9163 (GM), .8814 (WM)",
-         ("holds" if reached else "does not hold") if real else "cannot be told here",
-         f"legacy {', '.join(line(k, 'Dice', 'legacy') for k in LABELS)}; corrected {dice_ours}" if real
-         else f"phantoms, which are easier or harder than the real set: {dice_ours}"),
-        ("9", "the average Dice is .9184", "does not hold",
-         f"the mean of Table 1's own column is .8732; ours over the three tissues {average:.3f}"),
-        ("4.7.3, Table 1", "AVD is |truth − prediction| / truth", "does not hold" if same else "cannot be told here",
-         "the three values of the report's own 2D U-Net column are 1 − Dice; corrected, ours are "
-         + ", ".join(line(k, "AVD", "corrected") for k in LABELS)),
-        ("9", "CSF has the lowest Dice of the three", ("holds" if means["CSF"] == min(means.values()) else "does not hold")
-            if real else "cannot be told here",
-         dice_ours),
-    ]  # fmt: skip
-    both = {"ibsr_unet2d", "ibsr_unet2d_4level"}
-    if both <= set(scores["method"]):
-        mean = scores.groupby(["method", "subject"])["dice"].mean().unstack("method")
-        test = statistics.paired(mean[["ibsr_unet2d", "ibsr_unet2d_4level"]]).iloc[0]
-        evidence = f"mean Dice five − four levels {test['difference']:+.4f} (n {test['n']}, Wilcoxon p {test['p']:.3f})"
-        clear = real and test["p"] < 0.05
-        verdict = ("holds" if test["difference"] > 0 else "does not hold") if clear else "cannot be told here"
-        rows.append(
-            ("4.3", "five levels are better than four", verdict, evidence + "; its code made Table 1 with four")
-        )
-    return pd.DataFrame(rows, columns=["section", "claim", "verdict", "evidence"])

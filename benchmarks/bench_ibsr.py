@@ -1,0 +1,117 @@
+"""IBSR18: Dice of our recipe and of MONAI's U-Net against minutes of training, same subjects and budgets on this machine.
+
+    python benchmarks/bench_ibsr.py --data ../shared/data/ibsr18 [--minutes 5 15 30] [--threads 2]
+
+The peer follows MONAI's 3D tutorials: UNet with residual units (32 to 512 channels, instance norm), crops of 96³ around the tissues,
+random flips between left and right, rotation, scaling, contrast and noise, DiceCELoss, AdamW, a cosine schedule over the budget, sliding
+windows at inference. Both see the eight training subjects, z-scored in the brain and cut to its box; each budget is a training of
+its own. The five validation subjects are scored by :mod:`segkit.metrics`.
+"""
+
+import argparse
+import functools
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import peers
+
+from segkit import metrics
+from segkit.studies import ibsr
+from segkit.studies.ibsr import experiments, recipe
+
+PEER = r"""
+import json, sys, time
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+from monai.losses import DiceCELoss
+from monai.networks.nets import UNet
+from monai import transforms as T
+from monai.utils import set_determinism
+
+folder, minutes, threads = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
+cases = json.loads(sys.argv[4])
+torch.set_num_threads(threads)
+set_determinism(0)
+def load(side):
+    out = []
+    for name in cases[side]:
+        with np.load(f"{folder}/{name}.npz") as part:
+            out.append({"image": torch.as_tensor(part["image"])[None], "label": torch.as_tensor(part["label"])[None].float()})
+    return out
+keys = ["image", "label"]
+size = (96, 96, 96)
+turn = T.Compose([
+    T.RandCropByLabelClassesd(keys, label_key="label", spatial_size=size, ratios=[1, 1, 1, 1], num_classes=4, num_samples=1),
+    T.RandFlipd(keys, prob=0.5, spatial_axis=0),
+    T.RandAffined(keys, prob=0.75, rotate_range=(0.2,) * 3, scale_range=(0.12,) * 3, mode=("bilinear", "nearest"), padding_mode="border"),
+    T.RandScaleIntensityd("image", 0.15, prob=0.75), T.RandShiftIntensityd("image", 0.15, prob=0.75),
+    T.RandGaussianNoised("image", prob=0.3, std=0.1),
+])
+net = UNet(3, 1, 4, channels=(32, 64, 128, 256, 512), strides=(2, 2, 2, 2), num_res_units=2, norm="instance")
+loss = DiceCELoss(to_onehot_y=True, softmax=True)
+optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-4)
+train, test = load("train"), load("validation")
+begin, step, order = time.perf_counter(), 0, np.random.default_rng(0)
+while (spent := time.perf_counter() - begin) < 60 * minutes:
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-3 * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * min(1, spent / (60 * minutes)))))
+    item = turn(train[order.integers(len(train))])[0]
+    optimizer.zero_grad()
+    value = loss(net(item["image"][None]), item["label"][None])
+    value.backward()
+    optimizer.step()
+    step += 1
+    if step % 50 == 0:
+        print(f"{spent:.0f} s, step {step}, loss {float(value):.3f}", file=sys.stderr, flush=True)
+net.eval()
+for name, item in zip(cases["validation"], test):
+    with torch.no_grad():
+        found = sliding_window_inference(item["image"][None], size, 1, net, overlap=0.25).argmax(1)[0]
+    np.save(f"{folder}/{name}_peer.npy", found.numpy().astype(np.uint8))
+import monai
+versions = f"monai {monai.__version__}, torch {torch.__version__}"
+print(json.dumps({"steps": step, "parameters": sum(p.numel() for p in net.parameters()), "versions": versions}))
+"""
+
+
+def main() -> None:
+    """Train both at each budget, score them, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="../shared/data/ibsr18")
+    parser.add_argument("--minutes", type=float, nargs="+", default=[5, 15, 30])
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    if not Path(options.data).is_dir():
+        print(f"  {options.data}: no such folder; this benchmark needs the real subjects (--data), it is left out")
+        return
+    python = peers.environment("monai", "torch==2.13.0", "monai", "numpy", "einops")
+    run = ibsr.start("full", data=Path(options.data).resolve())
+    experiments.prepare(run)
+    cases = ibsr.split(ibsr.find(run.data))
+    known, rows = recipe.cubes(run.results, [*cases["train"], *cases["validation"]]), []
+    for minutes in options.minutes:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, (image, label) in known.items():
+                np.savez(Path(folder) / f"{name}.npz", image=image, label=label)
+            peer = peers.call(python, PEER, folder, str(minutes), str(options.threads), json.dumps(cases))
+            theirs = {s: np.load(Path(folder) / f"{s}_peer.npy") for s in cases["validation"]}
+        alone = {"train": cases["train"], "selection": []}
+        model, history = recipe.train_recipe(run, alone, name=f"bench_{minutes:g}_minutes", minutes=minutes, verbose=2)
+        method = functools.partial(recipe.predict_recipe, model)
+        ours = ibsr.evaluate({"bench": method}, run.data, run.results, cases["validation"])
+        for label, value in ibsr.LABELS.items():
+            dice = [metrics.dice(known[s][1] == value, theirs[s] == value) for s in cases["validation"]]
+            rows.append({
+                "minutes": minutes, "label": label, "segkit_dice": round(ours.loc[ours["label"] == label, "dice"].mean(), 4),
+                "monai_dice": round(float(np.mean(dice)), 4), "subjects": len(dice),
+                "segkit_steps": int(history["iterations"].iloc[-1]), "segkit_parameters": model.count_params(),
+                "monai_steps": peer["steps"], "monai_parameters": peer["parameters"], "monai_versions": peer["versions"],
+            })  # fmt: skip
+    peers.write("ibsr", rows)
+
+
+if __name__ == "__main__":
+    main()
