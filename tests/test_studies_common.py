@@ -1,3 +1,9 @@
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
 import keras
 import pandas as pd
 import pytest
@@ -56,3 +62,40 @@ def test_the_results_page_is_made_from_the_files_on_disk(tmp_path):
     assert "No table yet" in results.gather(tmp_path / "nowhere")
     for part in ("## ibsr, quick (phantom)", "| CSF | 0.500 |", "what it means", "| c | holds |"):
         assert part in page
+
+
+def test_a_function_alone_returns_what_it_returns_and_says_why_it_failed():
+    assert common.alone(divmod, 7, 2) == (3, 1)
+    assert common.alone(os.getpid) != os.getpid()
+    with pytest.raises(RuntimeError, match=r"divmod ended with code 1 in its own process: ZeroDivisionError"):
+        common.alone(divmod, 7, 0)
+
+
+def test_a_process_alone_ends_with_the_one_that_started_it(tmp_path):
+    told = tmp_path / "pid"
+    code = "import pathlib, sys, time; from segkit.studies import common; from tests.test_studies_common import says_and_sleeps\n"
+    code += "common.alone(says_and_sleeps, sys.argv[1])"
+    parent = subprocess.Popen([sys.executable, "-c", code, str(told)], cwd=common.ROOT)
+    child = int(until(lambda: told.is_file() and told.read_text()))
+    parent.kill()
+    parent.wait()
+    assert until(lambda: not alive(child))
+
+
+def says_and_sleeps(path):
+    pathlib.Path(path).write_text(str(os.getpid()))
+    time.sleep(120)
+
+
+def alive(process) -> bool:
+    state = pathlib.Path(f"/proc/{process}/stat")
+    return state.is_file() and state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def until(ready, seconds=60):
+    """What ``ready()`` says once it says something, within ``seconds``."""
+    for _ in range(10 * seconds):
+        if answer := ready():
+            return answer
+        time.sleep(0.1)
+    raise TimeoutError

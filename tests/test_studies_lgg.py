@@ -556,13 +556,13 @@ def test_encoder_weights_that_cannot_be_had_are_told_before_hours_are_spent(done
 
 def test_each_site_is_scored_by_a_network_without_it(done, monkeypatch):
     seen = {}
-    real = lgg.experiments.train_members
+    real = lgg.experiments.train
 
     def spy(run, patients, **settings):
         seen[settings["name"]] = patients
         return real(run, patients, **settings)
 
-    monkeypatch.setattr(lgg.experiments, "train_members", spy)
+    monkeypatch.setattr(lgg.experiments, "train", spy)
     rows = lgg.experiments.sites(done, verbose=0)
     table = lgg.find(done.data).drop_duplicates("patient").set_index("patient")["site"]
     assert sorted(rows["subject"]) == sorted(table.index)
@@ -573,7 +573,7 @@ def test_each_site_is_scored_by_a_network_without_it(done, monkeypatch):
 
 def test_a_release_needs_all_folds_of_its_own_recipe(done, monkeypatch, tmp_path):
     rows = lgg.experiments.cross_validate(done, verbose=0)
-    monkeypatch.setattr(lgg.experiments, "train_members", None)
+    monkeypatch.setattr(lgg.experiments, "train", None)
     part = dataclasses.replace(done, results=tmp_path / "results_dir" / "lgg" / "smoke")
     with pytest.raises(FileNotFoundError, match="experiments folds first"):
         lgg.experiments.release_all(part, verbose=0)
@@ -601,31 +601,6 @@ def test_the_release_is_trained_on_everybody_and_beside_it_stand_the_folds_score
     assert [p.name for p in lgg.released()] == [f"{lgg.RELEASED}.keras"]
     image, _ = lgg.read(lgg.find(done.data), lgg.find(done.data)["patient"][0])
     assert lgg.predict(lgg.load_model(), image, size=32).shape == image.shape[:3]
-
-
-def test_members_differ_by_seed_share_the_minutes_and_are_averaged(done, monkeypatch):
-    pair = dataclasses.replace(done, profile=dataclasses.replace(done.profile, members=2))
-    chosen = lgg.split(lgg.labelled(lgg.find(done.data)))
-    members, histories = lgg.train_members(pair, chosen, name="pair", verbose=0)
-    assert list(histories) == lgg.member_names(pair, "pair") == ["pair_1", "pair_2"]
-    assert any(np.abs(a - b).max() > 0 for a, b in zip(members[0].get_weights(), members[1].get_weights(), strict=True))
-    image, _ = lgg.load(done.results, chosen["test"][0])
-    both = lgg.predict_small(lgg.load_members(pair, "pair"), image)
-    np.testing.assert_allclose(
-        both, (lgg.predict_small(members[0], image) + lgg.predict_small(members[1], image)) / 2, atol=1e-5
-    )
-    monkeypatch.setattr(common, "home", lambda: done.results.parents[2])
-    written = lgg.release(pair, "pair", pd.DataFrame({"fold": [1], "threshold": [0.4]}))
-    assert [p.name for p in written] == [f"{lgg.RELEASED}_{k}.keras" for k in (1, 2)]
-    assert len(lgg.load_model()) == 2
-    assert lgg.networks.MODEL.threshold() == 0.4
-    timed = dataclasses.replace(pair, profile=dataclasses.replace(pair.profile, minutes=1.0, epochs=None))
-    given = []
-    monkeypatch.setattr(
-        "segkit.studies.lgg.networks.train", lambda run, patients, **s: (given.append(s["minutes"]), (None, None))[1]
-    )
-    lgg.train_members(timed, chosen, name="timed")
-    assert given == [0.5, 0.5]
 
 
 def test_experiments_are_called_from_the_command_line(done, monkeypatch, capsys):

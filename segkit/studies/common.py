@@ -6,7 +6,11 @@ import dataclasses
 import functools
 import hashlib
 import os
+import pickle
 import re
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from importlib import resources
 from pathlib import Path
@@ -167,6 +171,41 @@ def spread(function: Callable, cases: Iterable[tuple], *, jobs: int = 2, desc: s
     bound = (delayed(functools.partial(function, *case))() for case in cases)
     results = Parallel(n_jobs=jobs, return_as="generator")(bound)
     yield from tqdm(results, total=len(cases), desc=desc, disable=desc is None)
+
+
+def alone(function: Callable, *given):
+    """``function(*given)`` in a Python process of its own, which ends with this one; both must be picklable.
+
+    For trainings beside others: Keras draws its initial weights from Python's one random state, and on a cluster a thread of Dask's draws
+    from it, too. The process gives its memory back.
+
+    Raises
+    ------
+    RuntimeError
+        When the process fails, with its last line.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        asked, told, errors = (Path(place) / name for name in ("asked", "told", "errors"))
+        asked.write_bytes(pickle.dumps((function, given)))
+        with errors.open("w") as log:
+            command = [sys.executable, "-c", _CHILD, str(asked), str(told)]
+            code = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log).wait()
+        if code:
+            last = (errors.read_text().strip().splitlines() or ["no message"])[-1]
+            raise RuntimeError(f"{function.__name__} ended with code {code} in its own process: {last}")
+        return pickle.loads(told.read_bytes())
+
+
+_CHILD = """
+import os, pickle, sys, threading
+
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()  # the pipe closes when the parent ends
+with open(sys.argv[1], "rb") as file:
+    function, given = pickle.load(file)
+result = function(*given)
+with open(sys.argv[2], "wb") as file:
+    pickle.dump(result, file)
+"""
 
 
 def command_line(study: str, what: Iterable[str], *, data: str | None = None) -> argparse.ArgumentParser:

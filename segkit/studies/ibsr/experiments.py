@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from joblib import parallel_config
 from nibabel import Nifti1Image
 
 from segkit import intensity, volumes
@@ -149,21 +148,21 @@ def folds(run: common.Run, *, count: int = 5, jobs: int = 1, verbose=2) -> pd.Da
     said = recipe_of(run, f"{NETWORK}, {count} folds", run.profile.cell_minutes["folds"])
     done = common.read_rows(path, said)
     missing = [k for k in range(1, count + 1) if not len(done) or not (done["fold"] == k).any()]
-    for rows in common.spread(_fold, [(run, k, count, verbose) for k in missing], jobs=jobs):
+    cells = [(_fold, run, k, count, verbose) for k in missing]
+    for rows in common.spread(common.alone, cells, jobs=jobs):
         done = common.add_rows(path, done, rows.assign(recipe=said))
     return done
 
 
 def _fold(run: common.Run, number: int, count: int, verbose) -> pd.DataFrame:
-    """Train and score one fold, in this process alone."""
+    """Train and score one fold."""
     everyone = sorted(find(run.data).query("label.notna()").index)
     test = everyone[number - 1 :: count]
     chosen = {"train": [s for s in everyone if s not in test], "selection": []}
     minutes = run.profile.cell_minutes["folds"]
     model, _ = train_recipe(run, chosen, name=f"fold{number}_{NETWORK}", minutes=minutes, verbose=verbose)
     method = functools.partial(predict_recipe, model, spacing_mm=run.profile.spacing_mm)
-    with parallel_config("sequential"):
-        return evaluate({NETWORK: method}, run.data, run.results, test, jobs=1).assign(fold=number)
+    return evaluate({NETWORK: method}, run.data, run.results, test).assign(fold=number)
 
 
 def release_recipe(run: common.Run, *, verbose=2) -> pd.DataFrame:

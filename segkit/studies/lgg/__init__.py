@@ -36,10 +36,9 @@ from segkit.studies.lgg.networks import (
     build,
     choose_threshold,
     class_weights,
-    load_members,
     load_model,
+    load_run,
     measure,
-    member_names,
     predict,
     predict_small,
     release,
@@ -48,7 +47,6 @@ from segkit.studies.lgg.networks import (
     slices,
     to_mask,
     train,
-    train_members,
 )
 from segkit.studies.lgg.steps import (
     TRANSFORMS,
@@ -79,8 +77,8 @@ __all__ = [
     "CHANNELS", "CLUSTERS", "COLOURS", "LABELS", "NOTE", "PROFILES", "RELEASED", "SITES", "SIZE", "TRANSFORMS", "Profile",
     "build", "choose_threshold", "claims", "class_weights", "clinical", "correct_bias", "diagnoses", "downsample", "evaluate",
     "excluded", "experiments", "find", "labelled", "large_mask", "leakage_gap", "leave_site_out", "legacy_scores", "load",
-    "load_members", "load_model", "load_probabilities", "measure", "member_names", "normalise", "overview", "pad_square",
+    "load_model", "load_probabilities", "load_run", "measure", "normalise", "overview", "pad_square",
     "predict", "predict_small", "predicted_mask", "radiogenomics", "read", "read_image", "read_mask", "release", "released",
     "resize", "save_mask", "segment", "slices", "split", "standardise", "start", "summary", "three_columns", "to_mask", "train",
-    "train_members", "upright",
+    "upright",
 ]  # fmt: skip

@@ -28,7 +28,6 @@ from segkit.studies.lgg.networks import (
     predict,
     release,
     train,
-    train_members,
 )  # fmt: skip
 from segkit.studies.lgg.steps import downsample, is_current, load, made, standardise
 from segkit.studies.lgg.tables import evaluate
@@ -72,7 +71,7 @@ def cross_validate(run: common.Run, *, folds: Sequence[int] = (1, 2, 3, 4, 5), v
         if len(done) and (done["fold"] == fold).any():
             continue
         chosen, name = split(patients, fold=fold), f"fold{fold}_{RELEASED}"
-        model, _ = train_members(run, chosen, name=name, verbose=verbose)
+        model, _ = train(run, chosen, name=name, verbose=verbose)
         done = common.add_rows(path, done, _scored(run, model, name, chosen).assign(fold=fold, recipe=recipe))
     return done
 
@@ -90,8 +89,8 @@ def compare(
 ) -> pd.DataFrame:
     """The report's networks and ours at equal minutes on one fold, scored on its test patients: ``tables/compare.csv``.
 
-    Where the budgets agree, ours is the fold's own run, the mean of its members, whose steps and seconds are added up. Full width
-    first: a network that sees less than two epochs' worth of slices in the budget is followed by its half-width twin.
+    Where the budgets agree, ours is the fold's own run. Full width first: a network that sees less than two epochs' worth of slices
+    in the budget is followed by its half-width twin.
 
     Parameters
     ----------
@@ -132,13 +131,10 @@ def compare(
                 settings |= {"learning_rate": REPORT_RATE}
             name = f"compare_{network}_{width}" + ("" if encoder is None else "_pretrained")
             if network == RELEASED and (profile.minutes, profile.epochs) == (minutes, epochs):
-                model, histories = train_members(run, chosen, name=f"fold{fold}_{RELEASED}", verbose=verbose)
-            else:
-                model, history = train(
-                    run, chosen, network=network, name=name, minutes=minutes, epochs=epochs, verbose=verbose, **settings
-                )
-                model, histories = [model], {name: history}
-            history = pd.concat(histories.values())
+                name = f"fold{fold}_{RELEASED}"
+            model, history = train(
+                run, chosen, network=network, name=name, minutes=minutes, epochs=epochs, verbose=verbose, **settings
+            )
             if not np.isfinite(history["loss"]).all():
                 raise ValueError(
                     f"{name}: the loss is not a number; choose a smaller learning rate, and remove the run's folder"
@@ -147,11 +143,10 @@ def compare(
                 {name: functools.partial(predict, model, size=profile.size)}, run.data, run.results, chosen["test"]
             )
             count = sum(load(run.results, p)[0].shape[2] for p in chosen["train"])
-            ended = [h.iloc[-1] for h in histories.values()]
-            steps = int(sum(h["iterations"] for h in ended))
+            steps, seconds = int(history["iterations"].iloc[-1]), float(history["seconds"].iloc[-1])
             here = scores[["subject", "dice", "hd95_pixels"]].assign(
-                network=network, width=width, encoder=said, parameters=sum(m.count_params() for m in model), steps=steps,
-                epochs=steps * profile.batch_size / count, seconds=float(sum(h["seconds"] for h in ended)), recipe=recipe,
+                network=network, width=width, encoder=said, parameters=model.count_params(), steps=steps,
+                epochs=steps * profile.batch_size / count, seconds=seconds, recipe=recipe,
             )  # fmt: skip
             done = common.add_rows(path, done, here)
         seldom = here["epochs"].iloc[0] < 2 and not profile.filters
@@ -272,12 +267,7 @@ def learning_curve(run: common.Run, *, fold: int = 1, verbose=2) -> pd.DataFrame
         if len(done) and (done["patients"] == n).any():
             continue
         name = f"curve_{n}" if n < len(order) else f"fold{fold}_{RELEASED}"
-        model, _ = train_members(
-            run,
-            chosen | {"train": sorted(order[:n])},
-            name=name,
-            verbose=verbose,
-        )
+        model, _ = train(run, chosen | {"train": sorted(order[:n])}, name=name, verbose=verbose)
         scores = _scored(run, model, name, chosen)
         done = common.add_rows(
             path, done, scores[["subject", "dice", "hd95_pixels", "threshold"]].assign(patients=n, recipe=recipe)
@@ -295,7 +285,7 @@ def sites(run: common.Run, *, verbose=2) -> pd.DataFrame:
         if len(done) and (done["site"] == site).any():
             continue
         chosen, name = leave_site_out(table, site), f"without_{site}"
-        model, _ = train_members(run, chosen, name=name, verbose=verbose)
+        model, _ = train(run, chosen, name=name, verbose=verbose)
         scores = _scored(run, model, name, chosen)
         done = common.add_rows(
             path, done, scores[["subject", "site", "dice", "hd95_pixels", "threshold"]].assign(recipe=recipe)
@@ -319,7 +309,7 @@ def release_all(run: common.Run, *, verbose=2) -> pd.DataFrame:
         raise ValueError(
             f"{path}: {len(left)} patients are not scored yet ({left[0]}, …); run the folds to their end first"
         )
-    train_members(run, {"train": patients, "selection": []}, name=name, verbose=verbose)
+    train(run, {"train": patients, "selection": []}, name=name, verbose=verbose)
     written = release(run, name, scores)
     return pd.DataFrame({"file": [p.name for p in written], "MB": [round(p.stat().st_size / 1e6, 2) for p in written]})
 

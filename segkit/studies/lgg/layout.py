@@ -38,7 +38,6 @@ class Profile:
     size: int = SIZE  # pixels a side
     coarse: int = 1  # phantoms are made on a grid so many times coarser
     filters: tuple[int, ...] | None = None  # None: the preset's own
-    members: int = 1  # networks of the recipe, whose mean is taken; they share the minutes
     steps: int = 150  # batches an epoch
     batch_size: int = 16
     learning_rate: float = 2e-3

@@ -149,46 +149,11 @@ def train(
     return model, history
 
 
-def train_members(
-    run: common.Run,
-    patients: dict[str, list[str]],
-    *,
-    name: str,
-    minutes: float | None = None,
-    epochs: int | None = None,
-    **settings,
-) -> tuple[list, dict[str, pd.DataFrame]]:
-    """The recipe: the profile's number of networks that differ in their seed and share the minutes; their mean is the prediction.
-
-    Returns
-    -------
-    list of models, dict of run name to history
-    """
-    profile, members, histories = run.profile, [], {}
-    if minutes is None and epochs is None:
-        minutes, epochs = profile.minutes, profile.epochs
-    for k, own in enumerate(member_names(run, name)):
-        each = None if minutes is None else minutes / profile.members
-        model, histories[own] = train(
-            run, patients, name=own, minutes=each, epochs=epochs, seed=run.seed + k, **settings
-        )
-        members.append(model)
-    return members, histories
-
-
-def member_names(run: common.Run, name: str) -> list[str]:
-    """Run folders of :func:`train_members`."""
-    return [name] if run.profile.members == 1 else [f"{name}_{k + 1}" for k in range(run.profile.members)]
-
-
-def load_members(run: common.Run, name: str) -> list:
-    """Models that :func:`train_members` left."""
+def load_run(run: common.Run, name: str):
+    """The model that :func:`train` left under ``name``."""
     from segkit import models
 
-    return [
-        models.load(common.need(run.results / "runs" / n / "best.keras", "03_training"))
-        for n in member_names(run, name)
-    ]
+    return models.load(common.need(run.results / "runs" / name / "best.keras", "03_training"))
 
 
 def drop_sequences(transform, share: float):
@@ -302,8 +267,8 @@ def within_error(table: pd.DataFrame) -> list:
 
 
 def release(run: common.Run, name: str, scores: pd.DataFrame) -> list[Path]:
-    """Save the members of the trained run ``name`` in float16 to ``results_dir/lgg/saved_models``, with their records and scores."""
-    return MODEL.save(run, member_names(run, name), scores)
+    """Save the trained run ``name`` in float16 to ``results_dir/lgg/saved_models``, with its record and scores."""
+    return MODEL.save(run, name, scores)
 
 
 def segment(
