@@ -32,8 +32,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 
 class {TRAINER}(nnUNetTrainer):
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, plans, configuration, fold, dataset_json, device):
+        super().__init__(plans, configuration, fold, dataset_json, device)
         brief = json.loads(os.environ["SEGKIT_NNUNET"])
         self.num_epochs = brief["epochs"]
         self.num_iterations_per_epoch = brief["iterations"]
@@ -93,14 +93,15 @@ def environment() -> Path:
     if (place / ".ready").is_file():
         return python
     _run([sys.executable, "-m", "venv", "--clear", str(place)], "making the environment")
-    for package in PACKAGES:
-        _run(
-            [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", package],
-            f"installing {package}",
-        )
-    # nnU-Net's 2D and 3D networks need neither; built for another torch, their import fails and so does nnU-Net's search for trainers
+    # in one call, so that what nnU-Net pulls in does not exchange torch
+    pip = [str(python), "-m", "pip"]
+    _run([*pip, "install", "--quiet", "--disable-pip-version-check", *PACKAGES], f"installing {', '.join(PACKAGES)}")
+    # nnU-Net's convolutional networks need neither, and built for another torch they cannot be imported
     if subprocess.run([str(python), "-c", "import timm"], capture_output=True).returncode:
-        _run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", "timm", "torchvision"], "removing timm")
+        _run([*pip, "uninstall", "--quiet", "--yes", "timm", "torchvision"], "removing timm")
+    # among nnU-Net's own trainers, where it is found before those that need timm are imported
+    home = _run([str(python), "-c", "import nnunetv2; print(nnunetv2.__path__[0])"], "finding nnU-Net").splitlines()[-1]
+    files.write_text(Path(home) / "training" / "nnUNetTrainer" / f"{TRAINER}.py", _TRAINER)
     (place / ".ready").touch()
     return python
 
@@ -128,7 +129,6 @@ def train(
     base, number = folder(run), str(int(DATASET[7:10]))
     common.need(base / "nnUNet_raw" / DATASET / "dataset.json", "nnunet.export")
     brief = {"epochs": epochs, "iterations": iterations, "validation": validation, "batch_size": batch_size}
-    files.write_text(base / "trainers" / f"{TRAINER}.py", _TRAINER)
     files.write_text(base / "brief.json", json.dumps(brief))
     _call(
         run,
@@ -178,7 +178,7 @@ def _call(run: common.Run, command: str, *arguments: str) -> str:
     places = {name: str(base / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     for place in places.values():
         Path(place).mkdir(parents=True, exist_ok=True)
-    own = places | {"nnUNet_extTrainer": str(base / "trainers"), "nnUNet_n_proc_DA": "0", "MPLBACKEND": "agg"}
+    own = places | {"nnUNet_n_proc_DA": "2", "MPLBACKEND": "agg"}
     own["SEGKIT_NNUNET"] = common.need(base / "brief.json", "nnunet.train").read_text()
     return _run([str(python.with_name(command)), *arguments], command, env=os.environ | own)
 
