@@ -481,3 +481,19 @@ def test_published_tables_are_complete():
     assert (
         table.query("dataset == 'holdout' and loss == 'content' and metric == 'lesion recall'")["mean"].item() == 0.79
     )
+
+
+def test_the_full_size_net_is_trained_as_the_report_has_it(done, monkeypatch):
+    seen = {}
+
+    def spy(run, parts, **settings):
+        seen.update(profile=run.profile, **settings)
+        raise InterruptedError  # a step of it takes seconds
+
+    monkeypatch.setattr(wmh.experiments, "train", spy)
+    with pytest.raises(InterruptedError):
+        wmh.experiments.full_net(done, features="random", minutes=1, verbose=0)
+    assert (seen["profile"].size, seen["profile"].filters, seen["loss"]) == (224, None, "content")
+    assert wmh.build(seen["profile"]).count_params() == 12_134_241
+    layers = [x for x in wmh.build(seen["profile"]).layers if type(x).__name__ == "BatchNormalization"]
+    assert {x.momentum for x in layers} == {0.9}

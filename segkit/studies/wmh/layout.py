@@ -41,6 +41,7 @@ class Profile:
     losses: tuple[str, ...] = tuple(LOSSES)
     seeds: tuple[int, ...] = (0, 1, 2)
     learning_rate: float = 1e-3
+    momentum: float = 0.99  # of the generator's batch normalisation
     recipe_subjects: int = 80  # anatomies that the recipe learns from
     recipe_filters: tuple[int, ...] | None = None  # None: the preset's own
     recipe_minutes: float | None = None

@@ -20,10 +20,16 @@ ROTATE = 30  # degrees: the report's only augmentation
 
 def build(profile: Profile, **settings):
     """The report's generator on grey slices in three channels; slimmer where the profile says so."""
+    import keras
+
     from segkit import models
 
     chosen = {"filters": profile.filters} if profile.filters else {}
-    return models.build("wmh_generator", **(chosen | settings))
+    model = models.build("wmh_generator", **(chosen | settings))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = profile.momentum
+    return model
 
 
 def train(
