@@ -6,26 +6,18 @@ import os
 import platform
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from segkit.studies import environments
 
 HERE = Path(__file__).resolve().parent
 
 
 def environment(name: str, *packages: str) -> Path:
     """Python of the peer's environment, made at the first call."""
-    folder = HERE / ".peers" / name
-    python = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    if not (folder / ".ready").is_file():
-        print(f"making the environment of {name} ({', '.join(packages)})", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages], check=True
-        )
-        (folder / ".ready").touch()
-    return python
+    return environments.python_of(HERE / ".peers" / name, packages)
 
 
 def call(python: Path, code: str, *arguments: str) -> dict:

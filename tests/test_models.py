@@ -203,13 +203,22 @@ def test_code_in_a_model_file_is_refused(tmp_path):
 def test_dropout_left_on_samples_around_the_plain_prediction():
     model = models.build("ibsr_unet2d_4level", filters=(4, 8), dropout=0.2)
     x = np.random.default_rng(0).normal(size=(1, 16, 16, 1)).astype("float32")
-    twin = models.with_dropout_on(model)
-    assert twin.count_params() == model.count_params()
-    one, other = twin.predict(x, verbose=0), twin.predict(x, verbose=0)
-    assert np.abs(one - other).max() > 1e-4
-    np.testing.assert_array_equal(model.predict(x, verbose=0), model.predict(x, verbose=0))
-    assert not any(type(layer).__name__ == "MonteCarloDropout" for layer in model.layers)
-    plain = models.with_dropout_on(models.build("ibsr_unet2d_4level", filters=(4, 8), dropout=1e-9))
-    np.testing.assert_array_equal(plain.predict(x, verbose=0), plain.predict(x, verbose=0))
+    plain = model.predict(x, verbose=0)
+
+    def samples(seed, count):
+        twin = models.with_dropout_on(model, seed=seed)
+        assert twin.count_params() == model.count_params()
+        return np.stack([twin.predict(x, verbose=0) for _ in range(count)])
+
+    many = samples(0, 40)
+    assert np.abs(many[0] - many[1]).max() > 1e-4
+    assert np.abs(many.mean(axis=0) - plain).mean() < 0.5 * np.abs(many - plain).mean()
+    np.testing.assert_array_equal(samples(0, 2), many[:2])
+    assert np.abs(samples(1, 1)[0] - many[0]).max() > 1e-4
+    np.testing.assert_array_equal(model.predict(x, verbose=0), plain)
+    rare = models.build("ibsr_unet2d_4level", filters=(4, 8), dropout=1e-9)
+    np.testing.assert_allclose(
+        models.with_dropout_on(rare).predict(x, verbose=0), rare.predict(x, verbose=0), atol=1e-6
+    )
     with pytest.raises(ValueError, match="has no dropout, so nothing can be sampled"):
         models.with_dropout_on(models.build("ibsr_unet_slices", filters=(4, 8)))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from segkit import models, volumes
-from segkit.studies import ibsr
+from segkit.studies import environments, ibsr
 from segkit.studies.ibsr import nnunet, uncertainty
 
 
@@ -18,8 +18,8 @@ def done(tmp_path_factory):
     return run
 
 
-def truth_as_method(run, *, sure=0.97):
-    """Probabilities that name the true class with confidence ``sure``, by the image's values."""
+def truth_as_method(run, *, sure=0.97, wrong_above=1.1):
+    """Probabilities that name the true class with confidence ``sure``; where chance exceeds ``wrong_above``, all classes alike."""
     table, known = ibsr.find(run.data), {}
     for subject in table.index[table["label"].notna()]:
         image, label = ibsr.read(table.loc[subject])
@@ -29,6 +29,7 @@ def truth_as_method(run, *, sure=0.97):
         label = known[volumes.array(image).tobytes()]
         soft = np.full((*label.shape, 4), (1 - sure) / 3, np.float32)
         np.put_along_axis(soft, label[..., None].astype(int), sure, axis=-1)
+        soft[np.random.default_rng(0).random(label.shape) > wrong_above] = 0.25
         return volumes.like(soft, image)
 
     return method
@@ -61,6 +62,15 @@ def test_a_method_that_is_always_right_errs_by_its_modesty(done):
     assert table["ECE"].tolist() == pytest.approx([0.2] * len(subjects), abs=1e-4)
     assert (table["wrong"] == 0).all()
     assert points["truth"]["accuracy"].tolist() == [1]
+
+
+def test_what_is_wrong_lies_where_the_entropy_is_largest(done):
+    subjects = ibsr.split(ibsr.find(done.data))["validation"]
+    _, table = uncertainty.calibration({"unsure": truth_as_method(done, wrong_above=0.95)}, done, subjects)
+    # guesses are called background, which no brain voxel of these labels mostly is
+    assert (table["wrong among the rest"] == 0).all()
+    assert (table["wrong among the least sure tenth"] > 0.2).all()
+    assert (table["wrong"] < table["wrong among the least sure tenth"]).all()
 
 
 def test_subjects_without_labels_are_segmented_and_measured(done):
@@ -97,7 +107,7 @@ def test_the_export_has_nnunets_layout_and_all_four_classes(done):
 
 def test_a_step_that_fails_says_which_and_shows_its_last_lines(done, monkeypatch, tmp_path):
     with pytest.raises(RuntimeError, match=r"planning failed; its last lines:\nno such thing"):
-        nnunet._run([sys.executable, "-c", "import sys; sys.exit('no such thing')"], "planning")
+        environments.call([sys.executable, "-c", "import sys; sys.exit('no such thing')"], "planning")
     with pytest.raises(FileNotFoundError, match=r"progress.png is missing: run nnunet.train first"):
         nnunet.predict(done, volumes.load(next((done.results / "preprocessed").glob("*.nii.gz"))))
 

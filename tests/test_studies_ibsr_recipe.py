@@ -57,6 +57,8 @@ def test_the_recipe_trains_on_planes_and_labels_any_orientation(done):
     turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt("PSL"))
     back = recipe.predict_recipe(model, image.as_reoriented(turn), spacing_mm=volumes.spacing(image))
     assert (volumes.array(volumes.canonical(back)) == volumes.array(found)).mean() > 0.999
+    own = ibsr.segment(image, model=model, n4=False)
+    np.testing.assert_array_equal(volumes.array(own), volumes.array(recipe.predict_recipe(model, image)))
     one = recipe.predict_recipe(model, image, planes=(1,), mirror=False, spacing_mm=volumes.spacing(image))
     assert (volumes.array(one) != volumes.array(found)).any()
 

@@ -40,20 +40,22 @@ def load(path: str | os.PathLike) -> keras.Model:
     return _in_type(model, "float32") if policies & {"float16", "mixed_float16"} else model
 
 
-def with_dropout_on(model: keras.Model) -> keras.Model:
+def with_dropout_on(model: keras.Model, *, seed: int = 0) -> keras.Model:
     """A copy of ``model`` whose dropout stays on at inference, so that each call is one sample of the prediction.
 
-    ValueError when the model has no dropout: all its samples would be the same.
+    ``seed`` decides the samples, one after the other. ValueError when the model has no dropout: all its samples would be the same.
     """
     if not any(isinstance(layer, keras.layers.Dropout) for layer in model.layers):
         raise ValueError(f"{model.name}: has no dropout, so nothing can be sampled; build it with dropout=")
 
+    places = {layer.name: k for k, layer in enumerate(model.layers)}
+
     def exchange(layer):
-        kind = MonteCarloDropout if isinstance(layer, keras.layers.Dropout) else type(layer)
-        return kind.from_config(layer.get_config())
+        if not isinstance(layer, keras.layers.Dropout):
+            return type(layer).from_config(layer.get_config())
+        return MonteCarloDropout.from_config(layer.get_config() | {"seed": 7919 * seed + places[layer.name]})
 
     twin = keras.models.clone_model(model, clone_function=exchange)
-    # dropout's random state is among the weights, and both models have it
     twin.set_weights(model.get_weights())
     return twin
 

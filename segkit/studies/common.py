@@ -182,17 +182,23 @@ def alone(function: Callable, *given):
     Raises
     ------
     RuntimeError
-        When the process fails, with its last line.
+        When the process fails, with its last lines.
     """
+    if function.__module__ == "__main__":
+        raise ValueError(
+            f"{function.__name__}: another process cannot find what a script defines; import it from a module"
+        )
     with tempfile.TemporaryDirectory() as place:
         asked, told, errors = (Path(place) / name for name in ("asked", "told", "errors"))
         asked.write_bytes(pickle.dumps((function, given)))
-        with errors.open("w") as log:
-            command = [sys.executable, "-c", _CHILD, str(asked), str(told)]
-            code = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log).wait()
+        command = [sys.executable, "-c", _CHILD, str(asked), str(told)]
+        with errors.open("w") as log, subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log) as child:
+            code = child.wait()
         if code:
-            last = (errors.read_text().strip().splitlines() or ["no message"])[-1]
-            raise RuntimeError(f"{function.__name__} ended with code {code} in its own process: {last}")
+            last = "\n".join(errors.read_text().strip().splitlines()[-15:])
+            raise RuntimeError(
+                f"{function.__name__} ended with code {code} in its own process; its last lines:\n{last}"
+            )
         return pickle.loads(told.read_bytes())
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from nibabel import Nifti1Image
 
-from segkit import intensity, volumes
+from segkit import intensity, training, volumes
 from segkit.studies import common
 from segkit.studies.ibsr.layout import find, split, start
 from segkit.studies.ibsr.networks import predict, release, train
@@ -33,16 +33,21 @@ NETWORKS: dict[str, dict] = {
     "2D U-Net": {"network": "ibsr_unet2d_4level"}, "2D U-Net, five levels": {"network": "ibsr_unet2d"},
     "ResUNet": {"network": "ibsr_resunet2d"}, "DenseUNet": {"network": "ibsr_denseunet2d"}, "3D U-Net": {"network": "ibsr_unet3d"},
 }  # fmt: skip
+# as the code has them; there Tversky and focal Tversky are the same, here γ is above 1, as the report's text asks
 LOSSES: dict[str, dict] = {
     "cross-entropy": {}, "CSF-weighted": {"loss": "weighted_cross_entropy", "loss_settings": {"class_weights": [1, 3, 1, 1]}},
-    "focal": {"loss": "focal"}, "Tversky": {"loss": "tversky", "loss_settings": {"alpha": 0.5, "beta": 0.5}},
-    "focal Tversky": {"loss": "focal_tversky"}, "Dice": {"loss": "dice"},
+    "focal": {"loss": "focal", "loss_settings": {"alpha": 0.8, "gamma": 2.0}},
+    "Tversky": {"loss": "tversky", "loss_settings": {"alpha": 0.5, "beta": 0.5}},
+    "focal Tversky": {"loss": "focal_tversky", "loss_settings": {"alpha": 0.5, "beta": 0.5, "gamma": 4 / 3}},
+    "Dice": {"loss": "dice"}, "weighted Dice": {"loss": "generalized_dice"},
 }  # fmt: skip
 ABLATION: dict[str, dict] = {
-    "as it is": {}, "another seed": {"seed": 1}, "not augmented": {"augmented": False}, "raw intensities": {"intensities": "raw"},
-    "without N4": {"n4": False}, "five levels": {"network": "ibsr_unet2d"}, "batch of 32": {"batch_size": 32},
-    "batch of 16": {"batch_size": 16}, "no dropout": {"dropout": 0.0}, "dropout .25": {"dropout": 0.25}, "dropout .3": {"dropout": 0.3},
-    "dropout .5": {"dropout": 0.5}, "batch normalisation": {"normalization": "batch"}, "plateau schedule": {"schedule": "plateau"},
+    "as it is": {}, "another seed": {"seed": 1}, "third seed": {"seed": 2}, "not augmented": {"augmented": False},
+    "raw intensities": {"intensities": "raw"}, "without N4": {"images": "without_n4"}, "Perona–Malik first": {"images": "smoothed"},
+    "five levels": {"network": "ibsr_unet2d"}, "batch of 32": {"batch_size": 32}, "batch of 16": {"batch_size": 16},
+    "no dropout": {"dropout": 0.0}, "dropout .25": {"dropout": 0.25}, "dropout .3": {"dropout": 0.3}, "dropout .5": {"dropout": 0.5},
+    "dropout on at inference": {"monte_carlo": True}, "batch normalisation": {"normalization": "batch"},
+    "plateau schedule": {"schedule": "plateau"}, "constant schedule": {"schedule": "constant"},
     "SGD": {"optimizer": {"class_name": "sgd", "config": {"momentum": 0.9}}, "learning_rate": 1e-2},
     "Adadelta": {"optimizer": "adadelta", "learning_rate": 1.0},
 }  # fmt: skip
@@ -75,31 +80,42 @@ def ablation(run: common.Run, *, verbose=2) -> pd.DataFrame:
 def _cells(run: common.Run, what: str, cells: dict[str, dict], minutes: float | None, verbose) -> pd.DataFrame:
     path, recipe = run.results / "tables" / f"{what}.csv", recipe_of(run, what, minutes)
     done, parts = common.read_rows(path, recipe), split(find(run.data))
-    for name, settings in cells.items():
-        if len(done) and (done["cell"] == name).any():
+    for name, given in cells.items():
+        mark = common.mark(sorted(given.items()))
+        if len(done) and ((done["cell"] == name) & (done["settings"] == mark)).any():
             continue
-        settings = {"network": "ibsr_unet2d_4level", "seed": run.seed} | settings
-        results = run.results if settings.pop("n4", True) else without_n4(run)
+        settings = {"network": "ibsr_unet2d_4level"} | given
+        settings["seed"] = run.seed + settings.get("seed", 0)
+        results = made_otherwise(run, settings.pop("images", None))
         network, raw = settings.pop("network"), settings.get("intensities") == "raw"
         model, history = train(
             network, results, parts, run.profile, name=f"{what}_{name}".replace(" ", "_"), minutes=minutes, verbose=verbose, **settings,
         )  # fmt: skip
         method = functools.partial(predict, model, raw=raw, spacing_mm=run.profile.spacing_mm)
-        scores = evaluate({name: method}, run.data, results, parts["validation"])
+        scores = evaluate({f"{what} {name}": method}, run.data, results, parts["validation"])
+        best = history.loc[history["val_loss"].idxmin()]  # the epoch that is kept
         cell = scores[SCORES].assign(
             cell=name, network=network, parameters=model.count_params(), epochs=len(history),
-            seconds=float(history["seconds"].iloc[-1]), loss=float(history["loss"].iloc[-1]),
-            val_loss=float(history["val_loss"].iloc[-1]), recipe=recipe,
+            seconds=float(history["seconds"].iloc[-1]), loss=float(best["loss"]), val_loss=float(best["val_loss"]),
+            machine=training.provenance()["machine"], settings=mark, recipe=recipe,
         )  # fmt: skip
-        done = common.add_rows(path, done, cell)
+        others = done[done["cell"] != name] if len(done) else done
+        done = common.add_rows(path, others, cell)
     return done
 
 
-def without_n4(run: common.Run) -> Path:
-    """Results folder beside the run's whose files were made without N4."""
-    raw = dataclasses.replace(run, results=run.results / "raw")
-    prepare(raw, n4=False)
-    return raw.results
+def made_otherwise(run: common.Run, images: str | None) -> Path:
+    """The run's results folder, or one in it whose files were made "without_n4" or from "smoothed" images."""
+    if images is None:
+        return run.results
+    other = dataclasses.replace(run, results=run.results / images)
+    if images == "smoothed":
+        for path in sorted((run.results / "preprocessed").glob("*_bias_corrected.nii.gz")):
+            target = other.results / "preprocessed" / path.name
+            if not target.is_file():
+                volumes.save(smoothed(volumes.load(path)), target)
+    prepare(other, n4=images != "without_n4")
+    return other.results
 
 
 def recipe(run: common.Run, *, verbose=2) -> pd.DataFrame:
@@ -126,9 +142,15 @@ def steps(run: common.Run, model) -> dict[str, tuple[Callable[[Nifti1Image], Nif
         "no mirroring": (functools.partial(own, mirror=False), plain),
         "coronal only, no mirroring": (functools.partial(own, planes=(1,), mirror=False), plain),
         "largest component": (functools.partial(own, tidy=True), plain),
-        "Perona–Malik first": (lambda image: own(smoothed(image)), plain),
-        "without N4 at prediction": (own, without_n4(run)),
+        "brain mask": (lambda image: within(own(image), image), plain),
+        "Perona–Malik at prediction": (lambda image: own(smoothed(image)), plain),
+        "without N4 at prediction": (own, made_otherwise(run, "without_n4")),
     }
+
+
+def within(found: Nifti1Image, image: Nifti1Image) -> Nifti1Image:
+    """``found`` without what lies outside the brain (voxels of ``image`` above 0)."""
+    return volumes.like(np.where(volumes.array(image) > 0, volumes.array(found), 0).astype(np.uint8), found)
 
 
 def smoothed(image: Nifti1Image) -> Nifti1Image:
@@ -162,7 +184,8 @@ def _fold(run: common.Run, number: int, count: int, verbose) -> pd.DataFrame:
     minutes = run.profile.cell_minutes["folds"]
     model, _ = train_recipe(run, chosen, name=f"fold{number}_{NETWORK}", minutes=minutes, verbose=verbose)
     method = functools.partial(predict_recipe, model, spacing_mm=run.profile.spacing_mm)
-    return evaluate({NETWORK: method}, run.data, run.results, test).assign(fold=number)
+    scores = evaluate({f"fold{number} {NETWORK}": method}, run.data, run.results, test)
+    return scores.assign(method=NETWORK, fold=number)
 
 
 def release_recipe(run: common.Run, *, verbose=2) -> pd.DataFrame:
@@ -203,4 +226,6 @@ def prepare(run: common.Run, *, n4: bool = True) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from segkit.studies.ibsr import experiments  # under its own name, by which folds find it in other processes
+
+    experiments.main()

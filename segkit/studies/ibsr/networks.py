@@ -14,7 +14,7 @@ from sklearn.mixture import GaussianMixture
 from segkit import files, intensity, volumes
 from segkit.studies import common, releases
 from segkit.studies.ibsr.layout import LABELS, RELEASED, SPACING_MM, Profile
-from segkit.studies.ibsr.recipe import cubes
+from segkit.studies.ibsr.recipe import NEIGHBOURS, cubes, predict_recipe
 from segkit.studies.ibsr.steps import load_patches, normalise
 
 
@@ -215,7 +215,8 @@ def segment(scan, *, model=None, out: str | os.PathLike | None = None, n4: bool 
         model = models.load(released() if model is None else model)
     array = np.maximum(array, 0)
     corrected = intensity.n4(volumes.like(array, image)) if n4 else volumes.like(array, image)
-    found = predict(model, corrected)
+    slices = model.inputs[0].shape[-1] == 2 * NEIGHBOURS + 1
+    found = (predict_recipe if slices else predict)(model, corrected)
     if out is not None:
         from segkit import plots
 

@@ -7,7 +7,6 @@ environment for them, and everything of theirs runs in processes of that one.
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -16,8 +15,9 @@ import pandas as pd
 from nibabel import Nifti1Image
 
 from segkit import files, volumes
-from segkit.studies import common
+from segkit.studies import common, environments
 from segkit.studies.ibsr.layout import LABELS, find, read, split
+from segkit.studies.ibsr.steps import load_corrected
 
 DATASET = "Dataset018_IBSR"
 TRAINER = "nnUNetTrainer_brief"
@@ -56,10 +56,7 @@ def export(run: common.Run) -> pd.DataFrame:
     table, raw, rows = find(run.data), folder(run) / "nnUNet_raw" / DATASET, []
     for subject, row in table.iterrows():
         _, label = read(row)
-        made = common.need(
-            run.results / "preprocessed" / f"{subject}_bias_corrected.nii.gz", "00_preprocessing or experiments"
-        )
-        image, trains = volumes.load(made), row["set"] == "Training_Set"
+        image, trains = load_corrected(run.results, subject), row["set"] == "Training_Set"
         path = raw / ("imagesTr" if trains else "imagesTs") / f"{subject}_0000.nii.gz"
         volumes.save(volumes.like(volumes.array(image, np.float32), image), path)
         if trains:
@@ -81,28 +78,15 @@ def export(run: common.Run) -> pd.DataFrame:
 
 
 def environment() -> Path:
-    """Python of nnU-Net's environment (``.nnunet`` in the repository), made at the first call: some minutes, some GB.
-
-    Raises
-    ------
-    RuntimeError
-        When pip cannot install it, with pip's last lines.
-    """
+    """Python of nnU-Net's environment (``.nnunet`` in the repository), made at the first call: some minutes, some GB."""
     place = common.home() / ".nnunet"
-    python = place / ("Scripts" if os.name == "nt" else "bin") / "python"
-    if (place / ".ready").is_file():
-        return python
-    _run([sys.executable, "-m", "venv", "--clear", str(place)], "making the environment")
-    # in one call, so that what nnU-Net pulls in does not exchange torch
-    pip = [str(python), "-m", "pip"]
-    _run([*pip, "install", "--quiet", "--disable-pip-version-check", *PACKAGES], f"installing {', '.join(PACKAGES)}")
-    # nnU-Net's convolutional networks need neither, and built for another torch they cannot be imported
-    if subprocess.run([str(python), "-c", "import timm"], capture_output=True).returncode:
-        _run([*pip, "uninstall", "--quiet", "--yes", "timm", "torchvision"], "removing timm")
-    # among nnU-Net's own trainers, where it is found before those that need timm are imported
-    home = _run([str(python), "-c", "import nnunetv2; print(nnunetv2.__path__[0])"], "finding nnU-Net").splitlines()[-1]
-    files.write_text(Path(home) / "training" / "nnUNetTrainer" / f"{TRAINER}.py", _TRAINER)
-    (place / ".ready").touch()
+    python = environments.python_of(place, PACKAGES)
+    if not (place / ".checked").is_file():
+        # nnU-Net's convolutional networks need neither, and built for another torch they cannot be imported
+        if subprocess.run([str(python), "-c", "import timm"], capture_output=True).returncode:
+            pip = [str(python), "-m", "pip", "uninstall", "--quiet", "--yes", "timm", "torchvision"]
+            environments.call(pip, "nnU-Net: removing timm")
+        (place / ".checked").touch()
     return python
 
 
@@ -130,6 +114,11 @@ def train(
     common.need(base / "nnUNet_raw" / DATASET / "dataset.json", "nnunet.export")
     brief = {"epochs": epochs, "iterations": iterations, "validation": validation, "batch_size": batch_size}
     files.write_text(base / "brief.json", json.dumps(brief))
+    # among nnU-Net's own trainers, where it is found before those that need timm are imported
+    where = environments.call(
+        [str(environment()), "-c", "import nnunetv2; print(nnunetv2.__path__[0])"], "nnU-Net: finding it"
+    )
+    files.write_text(Path(where.splitlines()[-1]) / "training" / "nnUNetTrainer" / f"{TRAINER}.py", _TRAINER)
     _call(
         run,
         "nnUNetv2_plan_and_preprocess",
@@ -180,12 +169,4 @@ def _call(run: common.Run, command: str, *arguments: str) -> str:
         Path(place).mkdir(parents=True, exist_ok=True)
     own = places | {"nnUNet_n_proc_DA": "2", "MPLBACKEND": "agg"}
     own["SEGKIT_NNUNET"] = common.need(base / "brief.json", "nnunet.train").read_text()
-    return _run([str(python.with_name(command)), *arguments], command, env=os.environ | own)
-
-
-def _run(command: list[str], what: str, **settings) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, **settings)
-    if done.returncode:
-        last = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
-        raise RuntimeError(f"nnU-Net: {what} failed; its last lines:\n{last}")
-    return done.stdout
+    return environments.call([str(python.with_name(command)), *arguments], f"nnU-Net: {command}", env=os.environ | own)

@@ -10,7 +10,6 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 from nibabel import Nifti1Image
-from tqdm.auto import tqdm
 
 from segkit import files, intensity, labels, patches, volumes
 from segkit.studies import common
@@ -54,7 +53,7 @@ def _preprocess(row: pd.Series, path: Path, n4: bool, shrink: int) -> dict:
     return out
 
 
-def standardise(data: str | os.PathLike, results: Path, *, shape: Sequence[int] = GRID) -> pd.DataFrame:
+def standardise(data: str | os.PathLike, results: Path, *, shape: Sequence[int] = GRID, jobs: int = 2) -> pd.DataFrame:
     """Write images and labels in RAS+ order on one common grid: ``padded/<subject>.nii.gz`` and ``…_seg.nii.gz``.
 
     Volumes are padded with 0 to ``shape``, the brain where it was in mm; nothing is interpolated. A volume larger than
@@ -65,21 +64,20 @@ def standardise(data: str | os.PathLike, results: Path, *, shape: Sequence[int] 
     DataFrame
         A row a subject: shapes, axis order and spacing on disk and after.
     """
-    table, rows = find(data), []
-    for subject, row in tqdm(table.iterrows(), total=len(table), desc="padding"):
-        image, label = read(row)
-        corrected = volumes.load(
-            common.need(results / "preprocessed" / f"{subject}_bias_corrected.nii.gz", "00_preprocessing")
-        )
-        padded = volumes.pad(volumes.canonical(corrected), shape)
-        volumes.save(padded, results / "padded" / f"{subject}.nii.gz")
-        if label is not None:
-            volumes.save(volumes.pad(volumes.canonical(label), shape), results / "padded" / f"{subject}_seg.nii.gz")
-        rows.append({
-            "subject": subject, "set": row["set"], "shape on disk": _raw_shape(row["image"]), "axes on disk": _axes(image),
-            "shape": padded.shape, "axes": _axes(padded), "spacing mm": tuple(round(s, 4) for s in volumes.spacing(padded)),
-        })  # fmt: skip
-    return pd.DataFrame(rows).set_index("subject")
+    cases = [(subject, row, results, tuple(shape)) for subject, row in find(data).iterrows()]
+    return pd.DataFrame(common.spread(_standardise, cases, jobs=jobs, desc="padding")).set_index("subject")
+
+
+def _standardise(subject: str, row: pd.Series, results: Path, shape: tuple[int, ...]) -> dict:
+    image, label = read(row)
+    padded = volumes.pad(volumes.canonical(load_corrected(results, subject)), shape)
+    volumes.save(padded, results / "padded" / f"{subject}.nii.gz")
+    if label is not None:
+        volumes.save(volumes.pad(volumes.canonical(label), shape), results / "padded" / f"{subject}_seg.nii.gz")
+    return {
+        "subject": subject, "set": row["set"], "shape on disk": _raw_shape(row["image"]), "axes on disk": _axes(image),
+        "shape": padded.shape, "axes": _axes(padded), "spacing mm": tuple(round(s, 4) for s in volumes.spacing(padded)),
+    }  # fmt: skip
 
 
 def cut(image: np.ndarray, label: np.ndarray, *, axis: int = 0, size: int = 32, step: int = 32, above: float = 0.3):
@@ -99,21 +97,28 @@ def cut(image: np.ndarray, label: np.ndarray, *, axis: int = 0, size: int = 32, 
     return pieces[0][keep], pieces[1][keep]
 
 
-def extract(data: str | os.PathLike, results: Path, **preset) -> pd.DataFrame:
+def extract(data: str | os.PathLike, results: Path, *, jobs: int = 2, **preset) -> pd.DataFrame:
     """Write ``patches/<subject>.npz`` (z-scored float32 patches, uint8 labels) for the labelled subjects.
 
     ``preset`` goes to :func:`cut`. Returns a row a subject: set, patches, and the share of each tissue.
     """
-    table, rows = find(data), []
-    chosen = table[table["label"].notna()]
-    for subject, row in tqdm(chosen.iterrows(), total=len(chosen), desc="patches"):
-        image, label = load_padded(results, subject)
-        x, y = cut(normalise(image), volumes.array(label), **preset)
-        with files.atomic(results / "patches" / f"{subject}.npz") as temporary:
-            np.savez(temporary, images=x, labels=y)
-        share = {name: float((y == value).mean()) if y.size else float("nan") for name, value in LABELS.items()}
-        rows.append({"subject": subject, "set": row["set"], "patches": len(y), **share})
-    return pd.DataFrame(rows).set_index("subject")
+    table = find(data)
+    cases = [(subject, row["set"], results, preset) for subject, row in table[table["label"].notna()].iterrows()]
+    return pd.DataFrame(common.spread(_extract, cases, jobs=jobs, desc="patches")).set_index("subject")
+
+
+def _extract(subject: str, side: str, results: Path, preset: dict) -> dict:
+    image, label = load_padded(results, subject)
+    x, y = cut(normalise(image), volumes.array(label), **preset)
+    with files.atomic(results / "patches" / f"{subject}.npz") as temporary:
+        np.savez(temporary, images=x, labels=y)
+    share = {name: float((y == value).mean()) if y.size else float("nan") for name, value in LABELS.items()}
+    return {"subject": subject, "set": side, "patches": len(y), **share}
+
+
+def load_corrected(results: Path, subject: str) -> Nifti1Image:
+    """The bias-corrected scan that :func:`preprocess` wrote."""
+    return volumes.load(common.need(results / "preprocessed" / f"{subject}_bias_corrected.nii.gz", "00_preprocessing"))
 
 
 def load_padded(results: Path, subject: str) -> tuple[Nifti1Image, Nifti1Image | None]:

@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from segkit import legacy, metrics, report, volumes
 from segkit.studies import common
 from segkit.studies.ibsr.layout import LABELS, find, read
+from segkit.studies.ibsr.steps import load_corrected
 
 
 def evaluate(
@@ -33,11 +34,8 @@ def evaluate(
     """
     table, cases = find(data), []
     for name, subject in tqdm([(name, s) for name in methods for s in subjects], desc="predicting"):
-        corrected = volumes.load(
-            common.need(results / "preprocessed" / f"{subject}_bias_corrected.nii.gz", "00_preprocessing")
-        )
         written = results / "predictions" / name / f"{subject}_seg.nii.gz"
-        volumes.save(methods[name](corrected), written)
+        volumes.save(methods[name](load_corrected(results, subject)), written)
         cases.append((name, subject, table.loc[subject], written))
     out = pd.concat(common.spread(_score, cases, jobs=jobs, desc="scoring"), ignore_index=True)
     return out[["method", "subject", *[c for c in out.columns if c not in ("method", "subject")]]]
@@ -87,8 +85,11 @@ def tables_2_and_3(networks: pd.DataFrame) -> pd.DataFrame:
 
 
 def tables_4_to_6(losses: pd.DataFrame) -> pd.DataFrame:
-    """The report's Tables 4 to 6 (Dice, Hausdorff, AVD by loss) by three columns, from ``experiments losses``: loss, label, metric."""
-    printed = common.published("ibsr").query("table in (4, 5, 6) and label != 'background'")
+    """The report's Tables 4 to 6 (Dice, Hausdorff, AVD by loss) by three columns, from ``experiments losses``: loss, label, metric.
+
+    The background is the report's alone: a score of it says nothing.
+    """
+    printed = common.published("ibsr").query("table in (4, 5, 6)")
     return _columns(printed[["loss", "label", "metric", "value"]], losses.assign(loss=losses["cell"]), ("loss",))
 
 

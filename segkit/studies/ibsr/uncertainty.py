@@ -13,13 +13,14 @@ from nibabel import Nifti1Image
 from segkit import statistics, volumes
 from segkit.studies import common
 from segkit.studies.ibsr.layout import LABELS, SPACING_MM, find, read
-from segkit.studies.ibsr.networks import predict
+from segkit.studies.ibsr.networks import measure, predict
+from segkit.studies.ibsr.steps import load_corrected
 
 
 def sample(
-    model, image: Nifti1Image, *, samples: int = 10, spacing_mm: Sequence[float] = SPACING_MM
+    model, image: Nifti1Image, *, samples: int = 10, seed: int = 0, spacing_mm: Sequence[float] = SPACING_MM
 ) -> tuple[Nifti1Image, Nifti1Image]:
-    """Mean probabilities and entropy of ``samples`` predictions with dropout on.
+    """Mean probabilities and entropy of ``samples`` predictions with dropout on, which ``seed`` decides.
 
     Returns
     -------
@@ -37,7 +38,9 @@ def sample(
 
     if samples < 1:
         raise ValueError(f"samples must be at least 1, not {samples}")
-    mean = predict([models.with_dropout_on(model)] * samples, image, spacing_mm=spacing_mm, output="probabilities")
+    mean = predict(
+        [models.with_dropout_on(model, seed=seed)] * samples, image, spacing_mm=spacing_mm, output="probabilities"
+    )
     return mean, volumes.like(entropy(volumes.array(mean)), image)
 
 
@@ -74,8 +77,7 @@ def calibration(
         parts = []
         for subject in subjects:
             _, label = read(table.loc[subject])
-            path = run.results / "preprocessed" / f"{subject}_bias_corrected.nii.gz"
-            image = volumes.load(common.need(path, "00_preprocessing"))
+            image = load_corrected(run.results, subject)
             brain = volumes.array(image) > 0
             soft = volumes.array(method(image))[brain]
             correct = soft.argmax(axis=-1) == volumes.array(label)[brain]
@@ -93,12 +95,9 @@ def calibration(
 
 def unlabelled(run: common.Run, method: Callable[[Nifti1Image], Nifti1Image]) -> pd.DataFrame:
     """Segment the subjects without labels (02, 10, 15) into ``predictions/unlabelled``; volumes in ml, a row a subject."""
-    from segkit.studies.ibsr.networks import measure
-
     table, rows = find(run.data), {}
     for subject in table.index[table["label"].isna()]:
-        path = run.results / "preprocessed" / f"{subject}_bias_corrected.nii.gz"
-        found = method(volumes.load(common.need(path, "00_preprocessing")))
+        found = method(load_corrected(run.results, subject))
         volumes.save(found, run.results / "predictions" / "unlabelled" / f"{subject}_seg.nii.gz")
         rows[subject] = measure(found)["ml"]
     return pd.DataFrame(rows, index=list(LABELS)).T.rename_axis("subject")
