@@ -4,8 +4,9 @@
 
 The peer follows MONAI's 3D tutorials: UNet with residual units (32 to 512 channels, instance norm), crops of 96³ around the tissues,
 random flips between left and right, rotation, scaling, contrast and noise, DiceCELoss, AdamW, a cosine schedule over the budget, sliding
-windows and mirroring at inference. Ours averages its weights and three planes, and lets TensorFlow use bfloat16. Both see the eight training subjects, z-scored in the brain and cut to its box; each budget is a training of
-its own. The five validation subjects are scored by :mod:`segkit.metrics`.
+windows and mirroring at inference. Ours averages its weights and three planes, and lets TensorFlow use bfloat16. Both see the eight
+training subjects, z-scored in the brain and cut to its box; each budget is a training of its own. The five validation subjects are
+scored by :mod:`segkit.metrics`.
 """
 
 import argparse
@@ -71,7 +72,8 @@ while (spent := time.perf_counter() - begin) < 60 * minutes:
 net.eval()
 for name, item in zip(cases["validation"], test):
     with torch.no_grad():
-        both = [sliding_window_inference(i, size, 1, net, overlap=0.25).softmax(1) for i in (item["image"][None], item["image"][None].flip(2))]
+        images = item["image"][None], item["image"][None].flip(2)
+        both = [sliding_window_inference(i, size, 1, net, overlap=0.25).softmax(1) for i in images]
         found = (both[0] + both[1].flip(2)).argmax(1)[0]
     np.save(f"{folder}/{name}_peer.npy", found.numpy().astype(np.uint8))
 import monai
