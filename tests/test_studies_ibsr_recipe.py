@@ -81,7 +81,12 @@ def test_mirroring_makes_the_labels_of_a_mirrored_head_the_mirrored_labels(done)
 def test_cells_resume_and_rows_of_another_recipe_are_refused(done, monkeypatch):
     from segkit.studies.ibsr import experiments
 
-    cells = {"as it is": {}, "raw intensities": {"intensities": "raw"}, "without N4": {"n4": False}}
+    cells = {
+        "as it is": {},
+        "raw intensities": {"intensities": "raw"},
+        "smoothed": {"images": "smoothed"},
+        "without N4": {"images": "without_n4"},
+    }
     monkeypatch.setattr(experiments, "ABLATION", cells)
     rows = experiments.ablation(done, verbose=0)
     assert list(rows["cell"].unique()) == list(cells)
