@@ -309,6 +309,18 @@ def test_tables_1_to_6_stand_beside_the_published_ones():
     assert losses.loc[("Tversky", "WM", "AVD"), "reported"] == 0.1622
 
 
+def test_what_a_step_brings_is_a_difference_over_the_same_subjects():
+    own, other = experiment("own"), experiment("without")
+    other["dice"] += 0.01 * (other["label"] == "WM") - 0.02 * (other["label"] == "CSF")
+    table = ibsr.what_steps_bring(pd.concat([own, other]), "own")
+    assert table.loc["own"].tolist() == ["0.7000", "0.8000", "0.8000"]
+    assert table.loc["without"].tolist() == [
+        "-0.0200 [-0.0200, -0.0200]",
+        "+0.0000 [+0.0000, +0.0000]",
+        "+0.0100 [+0.0100, +0.0100]",
+    ]
+
+
 def test_a_baseline_has_nothing_reported():
     table = ibsr.three_columns(scores({"a": 0.5}, "threshold"), "threshold")
     assert table["reported"].isna().all()

@@ -131,6 +131,10 @@ def test_the_recipe_is_taken_apart_and_released(done):
 
     rows = experiments.recipe(done, verbose=0)
     assert {recipe.NETWORK, "no mirroring", "largest component", "without N4 at prediction"} <= set(rows["cell"])
+    means = experiments.ensemble(done, members=2, verbose=0)
+    both = means[means["members"] == 1]["dice"].tolist(), rows[rows["cell"] == recipe.NETWORK]["dice"].tolist()
+    assert both[0] == pytest.approx(both[1], abs=1e-4)
+    assert means[means["members"] == 2]["dice"].tolist() != both[0]
     table = experiments.release_recipe(done, verbose=0)
     assert table["MB"].iloc[0] < 5
     assert (done.results.parent / "saved_models" / f"{recipe.NETWORK}.scores.csv").is_file()

@@ -27,11 +27,19 @@ from segkit.studies.ibsr.networks import (
     train,
 )
 from segkit.studies.ibsr.steps import cut, extract, load_padded, load_patches, normalise, preprocess, standardise
-from segkit.studies.ibsr.tables import NOTE, evaluate, table_1, tables_2_and_3, tables_4_to_6, three_columns
+from segkit.studies.ibsr.tables import (
+    NOTE,
+    evaluate,
+    table_1,
+    tables_2_and_3,
+    tables_4_to_6,
+    three_columns,
+    what_steps_bring,
+)
 
 __all__ = [
     "GRID", "LABELS", "NOTE", "PROFILES", "SETS", "SPACING_MM", "Profile", "build", "claims", "cut", "evaluate", "extract",
     "find", "load_padded", "load_patches", "measure", "methods", "mixture_baseline", "normalise", "predict", "preprocess", "read",
     "release", "released", "segment", "split", "standardise", "start", "table_1", "tables_2_and_3", "tables_4_to_6",
-    "three_columns", "threshold_baseline", "train",
+    "three_columns", "threshold_baseline", "train", "what_steps_bring",
 ]  # fmt: skip

@@ -4,6 +4,7 @@
     python -m segkit.studies.ibsr.experiments losses --data DIR     the loss comparison on the four-level net (Tables 4 to 6)
     python -m segkit.studies.ibsr.experiments ablation --data DIR   one setting changed at a time
     python -m segkit.studies.ibsr.experiments recipe --data DIR     our own recipe, trained, scored and taken apart
+    python -m segkit.studies.ibsr.experiments ensemble --data DIR   the mean of several that differ in their seed
     python -m segkit.studies.ibsr.experiments folds --data DIR      the recipe on five folds over all labelled subjects
     python -m segkit.studies.ibsr.experiments release --data DIR    the recipe into saved_models, with its scores
 
@@ -132,6 +133,22 @@ def recipe(run: common.Run, *, verbose=2) -> pd.DataFrame:
     return done
 
 
+def ensemble(run: common.Run, *, members: int = 3, verbose=2) -> pd.DataFrame:
+    """The mean of recipes that differ in their seed, from one to ``members`` of them: ``tables/ensemble.csv``."""
+    minutes = run.profile.recipe_minutes
+    path, said = run.results / "tables" / "ensemble.csv", recipe_of(run, f"{NETWORK}, several", minutes)
+    done, parts, trained = common.read_rows(path, said), split(find(run.data)), []
+    for k in range(1, members + 1):
+        name = NETWORK if k == 1 else f"{NETWORK}_{k}"
+        trained.append(train_recipe(run, parts, name=name, seed=run.seed + k - 1, verbose=verbose)[0])
+        if len(done) and (done["members"] == k).any():
+            continue
+        method = functools.partial(predict_recipe, list(trained), spacing_mm=run.profile.spacing_mm)
+        scores = evaluate({f"mean of {k}": method}, run.data, run.results, parts["validation"])
+        done = common.add_rows(path, done, scores.assign(members=k, recipe=said))
+    return done
+
+
 def steps(run: common.Run, model) -> dict[str, tuple[Callable[[Nifti1Image], Nifti1Image], Path]]:
     """The recipe with one of its steps left out or added: name to (callable, results folder whose images it is given)."""
     own = functools.partial(predict_recipe, model, spacing_mm=run.profile.spacing_mm)
@@ -196,7 +213,8 @@ def release_recipe(run: common.Run, *, verbose=2) -> pd.DataFrame:
 
 
 WHAT = {
-    "networks": networks, "losses": losses, "ablation": ablation, "recipe": recipe, "folds": folds, "release": release_recipe,
+    "networks": networks, "losses": losses, "ablation": ablation, "recipe": recipe, "ensemble": ensemble, "folds": folds,
+    "release": release_recipe,
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from segkit import legacy, metrics, report, volumes
+from segkit import legacy, metrics, report, statistics, volumes
 from segkit.studies import common
 from segkit.studies.ibsr.layout import LABELS, find, read
 from segkit.studies.ibsr.steps import load_corrected
@@ -91,6 +91,18 @@ def tables_4_to_6(losses: pd.DataFrame) -> pd.DataFrame:
     """
     printed = common.published("ibsr").query("table in (4, 5, 6)")
     return _columns(printed[["loss", "label", "metric", "value"]], losses.assign(loss=losses["cell"]), ("loss",))
+
+
+def what_steps_bring(rows: pd.DataFrame, base: str) -> pd.DataFrame:
+    """Dice of each cell of ``experiments recipe`` minus that of ``base``, a tissue a column, with its 95 % interval over subjects."""
+    out: dict = {}
+    for label in LABELS:
+        wide = rows[rows["label"] == label].pivot(index="subject", columns="cell", values="dice")
+        for cell in rows["cell"].unique():
+            mean, low, high = statistics.bootstrap_mean(wide[cell] - wide[base])
+            text = f"{wide[cell].mean():.4f}" if cell == base else f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+            out.setdefault(label, {})[cell] = text
+    return pd.DataFrame(out).rename_axis("cell")
 
 
 _MODELS = {"ResUNet": "2D ResUNet", "DenseUNet": "2D DenseUNet"}
