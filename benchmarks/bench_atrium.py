@@ -20,27 +20,9 @@ import peers
 from segkit import metrics, postprocessing, volumes
 from segkit.studies import atrium
 
-PEER = r"""
-import json, sys, time
-import numpy as np
-import torch
-from monai.inferers import sliding_window_inference
-from monai.losses import DiceCELoss
-from monai.networks.nets import UNet
-from monai import transforms as T
-from monai.utils import set_determinism
-
-folder, minutes, threads = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
-cases = json.loads(sys.argv[4])
-torch.set_num_threads(threads)
-set_determinism(0)
-def load(side):
-    out = []
-    for name in cases[side]:
-        with np.load(f"{folder}/{name}.npz") as part:
-            out.append({"image": torch.as_tensor(part["image"])[None], "label": torch.as_tensor(part["label"] >= 0.5)[None].float()})
-    return out
-keys = ["image", "label"]
+PEER = (
+    peers.MONAI
+    + r"""
 size = (96, 80, 48)
 turn = T.Compose([
     T.SpatialPadd(keys, size),
@@ -51,42 +33,30 @@ turn = T.Compose([
     T.RandGaussianNoised("image", prob=0.3, std=0.1),
 ])
 net = UNet(3, 1, 2, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2), num_res_units=2, norm="instance")
-loss = DiceCELoss(to_onehot_y=True, softmax=True)
-optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-4)
 train, selection, test = load("train"), load("selection"), load("test")
 def predict(item):
     with torch.no_grad():
         return sliding_window_inference(item["image"][None], size, 1, net, overlap=0.25).softmax(1)[0, 1].numpy()
 def dice(a, b):
     return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
-begin, step, best, state, order = time.perf_counter(), 0, -1.0, None, np.random.default_rng(0)
-while (spent := time.perf_counter() - begin) < 60 * minutes:
-    net.train()
-    for group in optimizer.param_groups:
-        group["lr"] = 1e-3 * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * min(1, spent / (60 * minutes)))))
-    item = turn(train[order.integers(len(train))])[0]
-    optimizer.zero_grad()
-    value = loss(net(item["image"][None]), item["label"][None])
-    value.backward()
-    optimizer.step()
-    step += 1
+def selected():
+    net.eval()
+    return np.mean([dice(predict(i) >= 0.5, i["label"][0].numpy() > 0) for i in selection])
+best, state = -1.0, None
+for step, spent, value in training(net, train, turn):
     if step % 56 == 0:
-        net.eval()
-        score = np.mean([dice(predict(i) >= 0.5, i["label"][0].numpy() > 0) for i in selection])
+        score = selected()
         if score > best:
             best, state = score, {k: v.clone() for k, v in net.state_dict().items()}
-        print(f"{spent:.0f} s, step {step}, loss {float(value):.3f}, selection {score:.4f}", file=sys.stderr, flush=True)
-net.eval()
-score = np.mean([dice(predict(i) >= 0.5, i["label"][0].numpy() > 0) for i in selection])
+        print(f"{spent:.0f} s, step {step}, loss {value:.3f}, selection {score:.4f}", file=sys.stderr, flush=True)
+score = selected()
 if state is not None and score < best:
     net.load_state_dict(state)
 for name, item in zip(cases["test"], test):
     np.save(f"{folder}/{name}_peer.npy", predict(item).astype(np.float32))
-import monai
-versions = f"monai {monai.__version__}, torch {torch.__version__}"
-parameters = sum(p.numel() for p in net.parameters())
-print(json.dumps({"steps": step, "selection": max(best, score), "parameters": parameters, "versions": versions}))
+told(net, step, selection=max(best, score))
 """
+)
 
 
 def main() -> None:
@@ -109,7 +79,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         known = atrium.load_small(run.results, [s for chosen in cases.values() for s in chosen])
         for name, (image, label) in known.items():
-            np.savez(Path(folder) / f"{name}.npz", image=image, label=label)
+            np.savez(Path(folder) / f"{name}.npz", image=image, label=label >= 0.5)
         found = peers.call(python, PEER, folder, str(options.minutes), str(options.threads), json.dumps(cases))
         model, history = atrium.train(run, cases, minutes=options.minutes, verbose=2)
         for subject in cases["test"]:

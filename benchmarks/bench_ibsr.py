@@ -24,27 +24,9 @@ from segkit import metrics, statistics
 from segkit.studies import ibsr
 from segkit.studies.ibsr import experiments, recipe
 
-PEER = r"""
-import json, sys, time
-import numpy as np
-import torch
-from monai.inferers import sliding_window_inference
-from monai.losses import DiceCELoss
-from monai.networks.nets import UNet
-from monai import transforms as T
-from monai.utils import set_determinism
-
-folder, minutes, threads = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
-cases = json.loads(sys.argv[4])
-torch.set_num_threads(threads)
-set_determinism(0)
-def load(side):
-    out = []
-    for name in cases[side]:
-        with np.load(f"{folder}/{name}.npz") as part:
-            out.append({"image": torch.as_tensor(part["image"])[None], "label": torch.as_tensor(part["label"])[None].float()})
-    return out
-keys = ["image", "label"]
+PEER = (
+    peers.MONAI
+    + r"""
 size = (96, 96, 96)
 turn = T.Compose([
     T.RandCropByLabelClassesd(keys, label_key="label", spatial_size=size, ratios=[1, 1, 1, 1], num_classes=4, num_samples=1),
@@ -54,21 +36,10 @@ turn = T.Compose([
     T.RandGaussianNoised("image", prob=0.3, std=0.1),
 ])
 net = UNet(3, 1, 4, channels=(32, 64, 128, 256, 512), strides=(2, 2, 2, 2), num_res_units=2, norm="instance")
-loss = DiceCELoss(to_onehot_y=True, softmax=True)
-optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-4)
 train, test = load("train"), load("validation")
-begin, step, order = time.perf_counter(), 0, np.random.default_rng(0)
-while (spent := time.perf_counter() - begin) < 60 * minutes:
-    for group in optimizer.param_groups:
-        group["lr"] = 1e-3 * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * min(1, spent / (60 * minutes)))))
-    item = turn(train[order.integers(len(train))])[0]
-    optimizer.zero_grad()
-    value = loss(net(item["image"][None]), item["label"][None])
-    value.backward()
-    optimizer.step()
-    step += 1
+for step, spent, value in training(net, train, turn):
     if step % 50 == 0:
-        print(f"{spent:.0f} s, step {step}, loss {float(value):.3f}", file=sys.stderr, flush=True)
+        print(f"{spent:.0f} s, step {step}, loss {value:.3f}", file=sys.stderr, flush=True)
 net.eval()
 for name, item in zip(cases["validation"], test):
     with torch.no_grad():
@@ -76,10 +47,9 @@ for name, item in zip(cases["validation"], test):
         both = [sliding_window_inference(i, size, 1, net, overlap=0.25).softmax(1) for i in images]
         found = (both[0] + both[1].flip(2)).argmax(1)[0]
     np.save(f"{folder}/{name}_peer.npy", found.numpy().astype(np.uint8))
-import monai
-versions = f"monai {monai.__version__}, torch {torch.__version__}"
-print(json.dumps({"steps": step, "parameters": sum(p.numel() for p in net.parameters()), "versions": versions}))
+told(net, step)
 """
+)
 
 
 def main() -> None:

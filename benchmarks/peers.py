@@ -15,6 +15,49 @@ from segkit.studies import environments
 HERE = Path(__file__).resolve().parent
 
 
+# how a MONAI peer begins: called with folder, minutes, threads and cases (JSON); its own part follows and ends with ``told``
+MONAI = r"""
+import json, sys, time
+import monai, numpy as np, torch
+from monai import transforms as T
+from monai.inferers import sliding_window_inference
+from monai.losses import DiceCELoss
+from monai.networks.nets import UNet
+from monai.utils import set_determinism
+
+folder, minutes, threads = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
+cases = json.loads(sys.argv[4])
+torch.set_num_threads(threads)
+set_determinism(0)
+keys = ["image", "label"]
+def load(side):
+    out = []
+    for name in cases[side]:
+        with np.load(f"{folder}/{name}.npz") as part:
+            out.append({"image": torch.as_tensor(part["image"])[None], "label": torch.as_tensor(part["label"])[None].float()})
+    return out
+def training(net, items, turn):
+    # step, seconds and loss, as long as the minutes last
+    loss = DiceCELoss(to_onehot_y=True, softmax=True)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-4)
+    begin, step, order = time.perf_counter(), 0, np.random.default_rng(0)
+    while (spent := time.perf_counter() - begin) < 60 * minutes:
+        net.train()
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * min(1, spent / (60 * minutes)))))
+        item = turn(items[order.integers(len(items))])[0]
+        optimizer.zero_grad()
+        value = loss(net(item["image"][None]), item["label"][None])
+        value.backward()
+        optimizer.step()
+        step += 1
+        yield step, spent, float(value)
+def told(net, steps, **more):
+    versions = f"monai {monai.__version__}, torch {torch.__version__}"
+    print(json.dumps({"steps": steps, "parameters": sum(p.numel() for p in net.parameters()), "versions": versions} | more))
+"""
+
+
 def environment(name: str, *packages: str) -> Path:
     """Python of the peer's environment, made at the first call."""
     return environments.python_of(HERE / ".peers" / name, packages)
