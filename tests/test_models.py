@@ -103,6 +103,12 @@ def test_instance_norm_normalises_each_sample_by_itself():
         models.build("atrium_unet3d", filters=(4, 8), normalization="layer")
 
 
+def test_normalisation_can_be_left_to_the_encoder():
+    model = models.build("ibsr_unet2d_4level", normalization="batch", normalize_decoder=False)
+    where = [layer.name for layer in model.layers if layer.name.endswith("_bn")]
+    assert where == ["down1_conv1_bn", "down2_conv1_bn", "down3_conv1_bn", "bottom_conv1_bn"]
+
+
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameter_count_is_the_reports(name):
     model = models.build(name)

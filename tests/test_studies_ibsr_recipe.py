@@ -122,7 +122,7 @@ def test_every_cell_names_settings_that_exist():
     for cells in (experiments.NETWORKS, experiments.LOSSES, experiments.ABLATION):
         for name, settings in cells.items():
             known.get(settings.get("loss", "cross_entropy"), **settings.get("loss_settings", {}))
-            own = {k: v for k, v in settings.items() if k in ("dropout", "normalization")}
+            own = {k: v for k, v in settings.items() if k in ("dropout", "normalization", "normalize_decoder", "add")}
             assert models.build(settings.get("network", "ibsr_unet2d_4level"), filters=(2, 2), **own), name
 
 

@@ -16,6 +16,7 @@ def unet(
     convs: int = 1,
     bias: bool = True,
     normalization: str | None = None,
+    normalize_decoder: bool = True,
     upsampling: str = "nearest",
     dropout: float | Sequence[float] = 0.0,
     dropout_between: bool = False,
@@ -40,6 +41,8 @@ def unet(
         3 × 3 (× 3) convolutions a level.
     bias, normalization
         Biases of these convolutions; normalisation after each: "batch", "instance" (for batches of one or two) or None.
+    normalize_decoder : bool
+        False: normalise on the way down and at the bottom alone, as the IBSR report says of its net.
     upsampling : {"nearest", "transpose", "linear"}
     dropout : float or sequence
         Rate after each level, or one a level (2 · levels − 1 of them, downwards, then upwards).
@@ -75,8 +78,8 @@ def unet(
                 f"input of {n} voxels cannot be halved {depth - 1} times; use a multiple of {stem * 2 ** (depth - 1)}"
             )
 
-    def level(x, width, rate, tag):
-        given, same = x, {"bias": bias, "normalization": normalization}
+    def level(x, width, rate, tag, how=normalization):
+        given, same = x, {"bias": bias, "normalization": how}
         for i in range(convs):
             last = residual and i == convs - 1
             x = blocks.conv(x, width, activation=None if last else activation, name=f"{tag}_conv{i + 1}", **same)
@@ -112,7 +115,8 @@ def unet(
         rate = rates[2 * depth - 2 - i]
         x = blocks.upsample(x, filters[i], upsampling, name=f"up{i + 1}_upsample")
         x = layers.Concatenate(name=f"up{i + 1}_concat")([skips[i], x])
-        x = after(level(x, filters[i], rate, f"up{i + 1}"), rate, f"up{i + 1}")
+        how = normalization if normalize_decoder else None
+        x = after(level(x, filters[i], rate, f"up{i + 1}", how), rate, f"up{i + 1}")
     if stem > 1:
         x = blocks.upsample(x, classes, "transpose", kernel=2 * stem, strides=stem, name="head")
     else:

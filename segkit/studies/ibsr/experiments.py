@@ -48,9 +48,13 @@ ABLATION: dict[str, dict] = {
     "five levels": {"network": "ibsr_unet2d"}, "batch of 32": {"batch_size": 32}, "batch of 16": {"batch_size": 16},
     "no dropout": {"dropout": 0.0}, "dropout .25": {"dropout": 0.25}, "dropout .3": {"dropout": 0.3}, "dropout .5": {"dropout": 0.5},
     "dropout on at inference": {"monte_carlo": True}, "batch normalisation": {"normalization": "batch"},
+    "batch normalisation in the encoder": {"normalization": "batch", "normalize_decoder": False},
     "plateau schedule": {"schedule": "plateau"}, "constant schedule": {"schedule": "constant"},
     "SGD": {"optimizer": {"class_name": "sgd", "config": {"momentum": 0.9}}, "learning_rate": 1e-2},
     "Adadelta": {"optimizer": "adadelta", "learning_rate": 1.0},
+    # the report's nets as its code has them, and as their names say
+    "ResUNet": {"network": "ibsr_resunet2d"}, "ResUNet, added": {"network": "ibsr_resunet2d", "add": True},
+    "DenseUNet": {"network": "ibsr_denseunet2d"}, "DenseUNet, truly dense": {"network": "ibsr_denseunet2d_full"},
 }  # fmt: skip
 SCORES = ["subject", "label", "dice", "hd95_mm", "avd_percent", "legacy_dice", "legacy_hausdorff_voxels", "legacy_avd"]
 
