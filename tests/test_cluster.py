@@ -1,10 +1,14 @@
 """More than one process, machine or device: the same calls on a Dask cluster and under a TensorFlow strategy."""
 
+import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 
 import numpy as np
 import pandas as pd
@@ -68,6 +72,34 @@ def test_a_killed_worker_loses_nothing(cluster, tmp_path):
     pd.testing.assert_frame_equal(done.drop(columns="seconds"), expected.drop(columns="seconds"), check_exact=True)
     for (_, path, *_), (_, other, *_) in zip(cases, elsewhere, strict=True):
         np.testing.assert_array_equal(volumes.array(volumes.load(path)), volumes.array(volumes.load(other)))
+
+
+def test_a_worker_killed_while_it_trains_a_fold_loses_nothing(cluster, tmp_path):
+    run = ibsr.start("smoke", results=tmp_path)
+    run = dataclasses.replace(run, profile=dataclasses.replace(run.profile, epochs=8))
+    experiments.prepare(run)
+    mark, history = tmp_path / "killed", run.results / "runs" / f"fold1_{experiments.NETWORK}" / "history.csv"
+
+    def work(run, number):
+        def kill():
+            while not history.is_file() or len(history.read_text().splitlines()) < 3:
+                time.sleep(0.005)
+            shutil.copy(history, mark)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        if number == 1 and not mark.exists():
+            threading.Thread(target=kill, daemon=True).start()
+        return common.alone(experiments._fold, run, number, 2, 0)
+
+    with parallel_config(backend="dask"):
+        done = pd.concat(common.spread(work, [(run, 1), (run, 2)]), ignore_index=True)
+    before, after = pd.read_csv(mark), pd.read_csv(history)
+    assert 2 <= len(before) < len(after) == 8  # in the middle
+    pd.testing.assert_frame_equal(before[:1], after[:1])  # gone on with, not begun anew: an epoch's seconds are its own
+    calm = dataclasses.replace(run, results=tmp_path / "calm")
+    experiments.prepare(calm)
+    expected = experiments.folds(calm, count=2, verbose=0).drop(columns="recipe")
+    pd.testing.assert_frame_equal(done.round(5), expected, check_exact=True)
 
 
 def test_spread_keeps_the_order_of_its_cases():

@@ -178,7 +178,7 @@ def claims(
     table = three_columns(scores, method)
     name = next(iter(LABELS))
     dice, volume = table.loc[(name, "Dice")], table.loc[(name, "volume error (ml)")]
-    numbers = f"3D Dice {dice['corrected']:.3f}, the report's slice Dice {dice['legacy']:.3f}, n {dice['n']}"
+    numbers = f"3D Dice {dice['corrected']:.3f}, the report's slice Dice {dice['legacy']:.3f}, n {int(dice['n'])}"
     tables = common.published("atrium")
     t51, t52 = (tables[tables["table"] == t]["value"] for t in ("5.1", "5.2"))
     printed = tables.query("table == '5.7'").pivot(index="label", columns="metric", values="value") / 1000
