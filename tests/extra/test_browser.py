@@ -28,4 +28,4 @@ def test_rendered_notebook_shows_its_text_figures_and_no_error(path, tmp_path):
     text = re.sub(r"<(script|style).*?</\1>", "", done.stdout, flags=re.S)
     assert "Traceback" not in text
     assert len(re.findall(r"<img[^>]+src=\"data:image/png", done.stdout)) >= 1
-    assert re.search(r"<h1[^>]*>(IBSR18|Left atrium)", text)
+    assert re.search(r"<h1[^>]*>(IBSR18|Left atrium|Lower-grade glioma|QSM|White-matter)", text)
