@@ -816,14 +816,14 @@ def test_the_best_threshold_is_found(done, monkeypatch):
     soft = {lgg.load(done.results, p)[0].tobytes(): np.where(lgg.load(done.results, p)[1], 0.4, 0.3) for p in names}
     monkeypatch.setattr(networks, "predict_small", lambda model, image: soft[image.tobytes()])
     threshold, found = lgg.choose_threshold(None, done, names)
-    assert threshold == 0.4  # .35 is as good, .4 is nearer to .5
+    assert threshold == 0.4  # of .35 and .4, which are as good, the right one
     assert list(found.index) == names
     assert (found[[0.35, 0.4]] == 1).all(axis=None)
     assert (found[0.45] == 0).all()
 
 
 def test_one_patient_does_not_decide_the_threshold():
-    from segkit.studies.lgg.networks import within_error
+    from segkit.studies.lgg.networks import middle, within_error
 
     rest = pd.DataFrame({0.05: [0.8] * 7, 0.3: [0.81] * 7, 0.5: [0.82] * 7})
     odd = pd.concat([rest, pd.DataFrame({0.05: [0.5], 0.3: [0.3], 0.5: [0.1]})])
@@ -831,6 +831,8 @@ def test_one_patient_does_not_decide_the_threshold():
     assert within_error(odd) == [0.05, 0.3, 0.5]
     assert within_error(rest) == [0.5]  # all agree
     assert within_error(rest.iloc[:1]) == [0.5]
+    assert middle(odd) == 0.3
+    assert middle(rest) == 0.5
 
 
 def test_networks_that_take_no_slices_of_three_sequences_are_refused():

@@ -5,13 +5,14 @@
     python -m segkit.studies.lgg.experiments leakage --data DIR     one network, split by slices and by patients
     python -m segkit.studies.lgg.experiments curve --data DIR       more and more training patients
     python -m segkit.studies.lgg.experiments sites --data DIR       leave one site out
+    python -m segkit.studies.lgg.experiments thresholds --data DIR  which rule chooses the threshold best, on selection patients
     python -m segkit.studies.lgg.experiments release --data DIR     the recipe on every patient, into saved_models
 
 Each cell ends with rows of a CSV in ``tables/``; what is there is not run again.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -25,14 +26,25 @@ from segkit.studies.lgg.networks import (
     HOLLOW,
     build,
     choose_threshold,
+    load_run,
+    middle,
     predict,
     release,
     train,
+    within_error,
 )  # fmt: skip
 from segkit.studies.lgg.steps import downsample, is_current, load, made, standardise
 from segkit.studies.lgg.tables import evaluate
 
 CURVE = (1 / 4, 1 / 2, 1.0)  # shares of the training patients
+RECIPE = f"{RELEASED}, threshold in the middle"  # of those that choose_threshold finds as good as the best
+# ways to choose a threshold from selection patients' Dice; the first is ours
+RULES: dict[str, Callable[[pd.DataFrame], float]] = {
+    "in the middle of those within one standard error": middle,
+    "of those the nearest to .5": lambda table: min(within_error(table), key=lambda at: (abs(at - 0.5), at)),
+    "the best mean": lambda table: table.mean().idxmax(),
+    "always .5": lambda table: 0.5,
+}
 REPORT_RATE = 1e-3  # of the report's networks, one of which has no normalisation and does not bear ours
 BOTH = {"slices": True, "patients": False}  # whether the lesson's split lets a patient stand on both sides
 
@@ -63,7 +75,7 @@ def cross_validate(run: common.Run, *, folds: Sequence[int] = (1, 2, 3, 4, 5), v
     """
     profile, patients = run.profile, labelled(find(run.data))
     recipe, path = (
-        recipe_of(run, RELEASED, minutes=profile.minutes, epochs=profile.epochs),
+        recipe_of(run, RECIPE, minutes=profile.minutes, epochs=profile.epochs),
         run.results / "tables" / "folds.csv",
     )
     done = common.read_rows(path, recipe)
@@ -82,6 +94,31 @@ def _scored(run: common.Run, model, name: str, patients: dict[str, list[str]]) -
     method = functools.partial(predict, model, size=run.profile.size)
     scores = evaluate({name: method}, run.data, run.results, patients["test"], threshold=threshold)
     return scores.assign(threshold=threshold)
+
+
+def threshold_rules(run: common.Run, *, folds: Sequence[int] = (1, 2, 3, 4, 5), verbose=2) -> pd.DataFrame:
+    """Ways to choose a threshold, tried on the folds' selection patients: ``tables/thresholds.csv``.
+
+    Each fold's selection patients are left out one by one: the others choose, and the one is scored. Test patients have no part in it.
+
+    Returns
+    -------
+    DataFrame
+        A row a fold, rule and patient left out: threshold, dice.
+    """
+    del verbose
+    patients, rows = labelled(find(run.data)), []
+    for fold in folds:
+        model = load_run(run, f"fold{fold}_{RELEASED}")
+        _, table = choose_threshold(model, run, split(patients, fold=fold)["selection"])
+        for rule, choose in RULES.items():
+            for patient in table.index:
+                at = float(choose(table.drop(patient)))
+                rows.append(
+                    {"fold": fold, "rule": rule, "subject": patient, "threshold": at, "dice": table.loc[patient, at]}
+                )
+    path = run.results / "tables" / "thresholds.csv"
+    return common.add_rows(path, pd.DataFrame(), pd.DataFrame(rows))
 
 
 def compare(
@@ -259,7 +296,7 @@ def learning_curve(run: common.Run, *, fold: int = 1, verbose=2) -> pd.DataFrame
     The last is the fold's own run, which is not trained twice.
     """
     profile, path = run.profile, run.results / "tables" / "curve.csv"
-    recipe = recipe_of(run, f"{RELEASED}, fold {fold}", minutes=profile.minutes, epochs=profile.epochs)
+    recipe = recipe_of(run, f"{RECIPE}, fold {fold}", minutes=profile.minutes, epochs=profile.epochs)
     done = common.read_rows(path, recipe)
     chosen = split(labelled(find(run.data)), fold=fold)
     order = list(np.random.default_rng(run.seed).permutation(chosen["train"]))
@@ -279,7 +316,7 @@ def sites(run: common.Run, *, verbose=2) -> pd.DataFrame:
     """The recipe trained without one site and scored on it, a cell a site, as the folds are: ``tables/sites.csv``."""
     profile, path, table = run.profile, run.results / "tables" / "sites.csv", find(run.data)
     table = table[table["patient"].isin(labelled(table))]
-    recipe = recipe_of(run, f"{RELEASED}, a site left out", minutes=profile.minutes, epochs=profile.epochs)
+    recipe = recipe_of(run, f"{RECIPE}, a site left out", minutes=profile.minutes, epochs=profile.epochs)
     done = common.read_rows(path, recipe)
     for site in sorted(table["site"].unique()):
         if len(done) and (done["site"] == site).any():
@@ -303,7 +340,7 @@ def release_all(run: common.Run, *, verbose=2) -> pd.DataFrame:
     """
     profile, patients, name = run.profile, labelled(find(run.data)), f"all_{RELEASED}"
     path = common.need(run.results / "tables" / "folds.csv", "python -m segkit.studies.lgg.experiments folds")
-    scores = common.read_rows(path, recipe_of(run, RELEASED, minutes=profile.minutes, epochs=profile.epochs))
+    scores = common.read_rows(path, recipe_of(run, RECIPE, minutes=profile.minutes, epochs=profile.epochs))
     left = sorted(set(patients) - set(scores["subject"]))
     if left:
         raise ValueError(
@@ -315,7 +352,8 @@ def release_all(run: common.Run, *, verbose=2) -> pd.DataFrame:
 
 
 WHAT = {
-    "folds": cross_validate, "compare": compare, "leakage": leakage, "curve": learning_curve, "sites": sites, "release": release_all,
+    "folds": cross_validate, "compare": compare, "leakage": leakage, "curve": learning_curve, "sites": sites, "thresholds": threshold_rules,
+    "release": release_all,
 }  # fmt: skip
 
 

@@ -238,7 +238,7 @@ def to_mask(probabilities: np.ndarray, *, threshold: float = 0.5, largest: bool 
 def choose_threshold(
     model, run: common.Run, patients: Sequence[str], *, among: Sequence[float] = THRESHOLDS
 ) -> tuple[float, pd.DataFrame]:
-    """The threshold for a model, by selection patients: of those that :func:`within_error` of the best mean Dice, the nearest to .5.
+    """The threshold for a model, by selection patients: :func:`middle` of their Dice.
 
     Returns
     -------
@@ -252,7 +252,13 @@ def choose_threshold(
         found = predict_small(model, image)
         rows.append({at: metrics.dice(mask, to_mask(found, threshold=at)) for at in among})
     table = pd.DataFrame(rows, index=list(patients))
-    return min(within_error(table), key=lambda at: (abs(at - 0.5), at)), table
+    return middle(table), table
+
+
+def middle(table: pd.DataFrame):
+    """The column in the middle of those that :func:`within_error` gives (of two, the right one)."""
+    chosen = within_error(table)
+    return chosen[len(chosen) // 2]
 
 
 def within_error(table: pd.DataFrame) -> list:
