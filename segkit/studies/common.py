@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import logging
 import os
 import pickle
 import re
@@ -99,6 +100,7 @@ def quiet_keras() -> None:
             os.dup2(nowhere.fileno(), 2)
             stack.callback(lambda: (os.dup2(kept, 2), os.close(kept)))
         import keras  # noqa: F401
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # warns of each model that predicts after another
 
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository, in a checkout

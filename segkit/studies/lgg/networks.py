@@ -27,12 +27,12 @@ released, load_model = MODEL.files, MODEL.load
 
 
 def build(network: str, profile: Profile, **settings):
-    """A network of :func:`segkit.models.names`; the smoke and quick profiles make ours slim."""
+    """A network of :func:`segkit.models.names`; the smoke and quick profiles make these slim."""
     from segkit import models
 
     slim = {"filters": profile.filters} if profile.filters and network in (RELEASED, "lgg_unet") else {}
     if profile.filters and network == "lgg_bunet":
-        slim = {"filters": (4, 8, 8), "skip_kernels": (3, 5), "context_kernel": 5}
+        slim = {"filters": (*profile.filters, profile.filters[-1])[:3], "skip_kernels": (3, 5), "context_kernel": 5}
     return models.build(network, **(slim | settings))
 
 
