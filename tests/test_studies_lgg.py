@@ -527,6 +527,18 @@ def test_folds_resume_and_know_their_threshold(done):
     assert {*shape.NAMES} <= set(both.columns)
 
 
+def test_a_rule_for_the_threshold_never_sees_the_patient_it_is_scored_on(done, monkeypatch):
+    lgg.experiments.cross_validate(done, folds=(1,), verbose=0)
+    table = pd.DataFrame({0.2: [0.9, 0.2, 0.2], 0.5: [0.5, 0.5, 0.5]}, index=["a", "b", "c"])
+    monkeypatch.setattr(lgg.experiments, "choose_threshold", lambda *given: (0.2, table))
+    rows = lgg.experiments.threshold_rules(done, folds=(1,))
+    best = rows[rows["rule"] == "the best mean"].set_index("subject")["threshold"]
+    assert best.to_dict() == {"a": 0.5, "b": 0.2, "c": 0.2}  # a alone makes .2 the best, and is not asked about itself
+    assert (rows[rows["rule"] == "always .5"]["dice"] == 0.5).all()
+    monkeypatch.setattr(lgg.experiments, "choose_threshold", None)  # nothing is run again
+    assert len(lgg.experiments.threshold_rules(done, folds=(1,))) == len(rows) == 4 * 3
+
+
 def test_features_of_the_table_are_those_of_the_mask_written(done):
     cells = lgg.experiments.cross_validate(done, folds=(1,), verbose=0)
     for row in cells[cells["fold"] == 1].itertuples():

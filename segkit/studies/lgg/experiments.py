@@ -107,18 +107,24 @@ def threshold_rules(run: common.Run, *, folds: Sequence[int] = (1, 2, 3, 4, 5), 
         A row a fold, rule and patient left out: threshold, dice.
     """
     del verbose
-    patients, rows = labelled(find(run.data)), []
+    profile, patients, path = run.profile, labelled(find(run.data)), run.results / "tables" / "thresholds.csv"
+    recipe = recipe_of(run, f"{RELEASED}, selection patients", minutes=profile.minutes, epochs=profile.epochs)
+    done = common.read_rows(path, recipe)
     for fold in folds:
+        if len(done) and (done["fold"] == fold).any():
+            continue
+        rows = []
         model = load_run(run, f"fold{fold}_{RELEASED}")
         _, table = choose_threshold(model, run, split(patients, fold=fold)["selection"])
         for rule, choose in RULES.items():
             for patient in table.index:
                 at = float(choose(table.drop(patient)))
+                dice = table.loc[patient, at]
                 rows.append(
-                    {"fold": fold, "rule": rule, "subject": patient, "threshold": at, "dice": table.loc[patient, at]}
+                    {"fold": fold, "rule": rule, "subject": patient, "threshold": at, "dice": dice, "recipe": recipe}
                 )
-    path = run.results / "tables" / "thresholds.csv"
-    return common.add_rows(path, pd.DataFrame(), pd.DataFrame(rows))
+        done = common.add_rows(path, done, pd.DataFrame(rows))
+    return done
 
 
 def compare(
