@@ -47,6 +47,7 @@ from segkit.studies.lgg.networks import (
     slices,
     to_mask,
     train,
+    train_recipe,
 )
 from segkit.studies.lgg.steps import (
     TRANSFORMS,
@@ -80,5 +81,5 @@ __all__ = [
     "load_model", "load_probabilities", "load_run", "measure", "normalise", "overview", "pad_square",
     "predict", "predict_small", "predicted_mask", "radiogenomics", "read", "read_image", "read_mask", "release", "released",
     "resize", "save_mask", "segment", "slices", "split", "standardise", "start", "summary", "three_columns", "to_mask", "train",
-    "upright",
+    "train_recipe", "upright",
 ]  # fmt: skip
