@@ -527,26 +527,6 @@ def test_folds_resume_and_know_their_threshold(done):
     assert {*shape.NAMES} <= set(both.columns)
 
 
-def test_a_second_round_starts_from_the_weights_of_the_first(done):
-    twice = dataclasses.replace(done, profile=dataclasses.replace(done.profile, second=2))
-    chosen = lgg.split(lgg.labelled(lgg.find(done.data)))
-    model, history = lgg.train_recipe(twice, chosen, name="twice", verbose=0)
-    records = [json.loads((done.results / "runs" / n / "run.json").read_text()) for n in ("twice_first", "twice")]
-    assert [r["settings"]["epochs"] for r in records] == [1, 2]
-    assert len(history) == 2
-    rates = [r["settings"]["learning_rate"] for r in records]
-    assert rates[1] == rates[0] / 2
-    assert [r["settings"].get("initial") for r in records] == [None, "twice_first"]
-    first = [w.numpy() for w in lgg.load_run(done, "twice_first").trainable_weights]
-    still, _ = lgg.train(done, chosen, name="still", initial="twice_first", learning_rate=1e-12, verbose=0)
-    for a, b in zip(first, still.trainable_weights, strict=True):
-        np.testing.assert_allclose(a, b.numpy(), atol=1e-5)
-    again, _ = lgg.train_recipe(twice, chosen, name="twice", verbose=0)  # nothing is run again
-    np.testing.assert_array_equal(again.get_weights()[0], model.get_weights()[0])
-    once, _ = lgg.train_recipe(done, chosen, name="once", verbose=0)
-    assert not (done.results / "runs" / "once_first").exists()
-
-
 def test_a_rule_for_the_threshold_never_sees_the_patient_it_is_scored_on(done, monkeypatch):
     lgg.experiments.cross_validate(done, folds=(1,), verbose=0)
     table = pd.DataFrame({0.2: [0.9, 0.2, 0.2], 0.5: [0.5, 0.5, 0.5]}, index=["a", "b", "c"])

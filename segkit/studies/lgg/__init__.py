@@ -47,7 +47,6 @@ from segkit.studies.lgg.networks import (
     slices,
     to_mask,
     train,
-    train_recipe,
 )
 from segkit.studies.lgg.steps import (
     TRANSFORMS,
@@ -81,5 +80,5 @@ __all__ = [
     "load_model", "load_probabilities", "load_run", "measure", "normalise", "overview", "pad_square",
     "predict", "predict_small", "predicted_mask", "radiogenomics", "read", "read_image", "read_mask", "release", "released",
     "resize", "save_mask", "segment", "slices", "split", "standardise", "start", "summary", "three_columns", "to_mask", "train",
-    "train_recipe", "upright",
+    "upright",
 ]  # fmt: skip

@@ -26,13 +26,11 @@ from segkit.studies.lgg.networks import (
     HOLLOW,
     build,
     choose_threshold,
-    first_round,
     load_run,
     middle,
     predict,
     release,
     train,
-    train_recipe,
     within_error,
 )  # fmt: skip
 from segkit.studies.lgg.steps import downsample, is_current, load, made, standardise
@@ -70,27 +68,22 @@ def _parameters(filters: tuple[int, ...] | None) -> int:
     return models.build(RELEASED, **({"filters": filters} if filters else {})).count_params()
 
 
-def _of_both_rounds(run: common.Run, what: str = "") -> str:
-    """:func:`recipe_of` what :func:`train_recipe` trains."""
-    profile = run.profile
-    named = f"{RECIPE}, {profile.second:.2g} of the budget again" if profile.second else RECIPE
-    return recipe_of(run, named + what, minutes=profile.minutes, epochs=profile.epochs)
-
-
 def cross_validate(run: common.Run, *, folds: Sequence[int] = (1, 2, 3, 4, 5), verbose=2) -> pd.DataFrame:
-    """Train (:func:`train_recipe`) and score the recipe on each fold; the threshold is the selection patients'.
-
-    Rows of ``tables/folds.csv`` are kept.
+    """Train and score the recipe on each fold; the threshold is the selection patients'. Rows of ``tables/folds.csv`` are kept.
 
     Returns the rows of :func:`segkit.studies.lgg.evaluate` with fold, threshold and recipe.
     """
-    patients, recipe, path = labelled(find(run.data)), _of_both_rounds(run), run.results / "tables" / "folds.csv"
+    profile, patients = run.profile, labelled(find(run.data))
+    recipe, path = (
+        recipe_of(run, RECIPE, minutes=profile.minutes, epochs=profile.epochs),
+        run.results / "tables" / "folds.csv",
+    )
     done = common.read_rows(path, recipe)
     for fold in folds:
         if len(done) and (done["fold"] == fold).any():
             continue
         chosen, name = split(patients, fold=fold), f"fold{fold}_{RELEASED}"
-        model, _ = train_recipe(run, chosen, name=name, verbose=verbose)
+        model, _ = train(run, chosen, name=name, verbose=verbose)
         done = common.add_rows(path, done, _scored(run, model, name, chosen).assign(fold=fold, recipe=recipe))
     return done
 
@@ -121,7 +114,7 @@ def threshold_rules(run: common.Run, *, folds: Sequence[int] = (1, 2, 3, 4, 5), 
         if len(done) and (done["fold"] == fold).any():
             continue
         rows = []
-        model = load_run(run, first_round(run, f"fold{fold}_{RELEASED}"))
+        model = load_run(run, f"fold{fold}_{RELEASED}")
         _, table = choose_threshold(model, run, split(patients, fold=fold)["selection"])
         for rule, choose in RULES.items():
             for patient in table.index:
@@ -139,8 +132,8 @@ def compare(
 ) -> pd.DataFrame:
     """The report's networks and ours at equal minutes on one fold, scored on its test patients: ``tables/compare.csv``.
 
-    Where the budgets agree, ours is the fold's own run (its first round). Full width first: a network that sees less than two
-    epochs' worth of slices in the budget is followed by its half-width twin.
+    Where the budgets agree, ours is the fold's own run. Full width first: a network that sees less than two epochs' worth of slices
+    in the budget is followed by its half-width twin.
 
     Parameters
     ----------
@@ -181,7 +174,7 @@ def compare(
                 settings |= {"learning_rate": REPORT_RATE}
             name = f"compare_{network}_{width}" + ("" if encoder is None else "_pretrained")
             if network == RELEASED and (profile.minutes, profile.epochs) == (minutes, epochs):
-                name = first_round(run, f"fold{fold}_{RELEASED}")
+                name = f"fold{fold}_{RELEASED}"
             model, history = train(
                 run, chosen, network=network, name=name, minutes=minutes, epochs=epochs, verbose=verbose, **settings
             )
@@ -304,7 +297,7 @@ def _lesson(run: common.Run, known: dict, index: list, kind: str, side: np.ndarr
 
 
 def learning_curve(run: common.Run, *, fold: int = 1, verbose=2) -> pd.DataFrame:
-    """The recipe's first round with a quarter, half and all of a fold's training patients, at equal minutes: ``tables/curve.csv``.
+    """The recipe with a quarter, half and all of a fold's training patients, at equal minutes: ``tables/curve.csv``.
 
     The last is the fold's own run, which is not trained twice.
     """
@@ -316,7 +309,7 @@ def learning_curve(run: common.Run, *, fold: int = 1, verbose=2) -> pd.DataFrame
     for n in dict.fromkeys(max(1, round(share * len(order))) for share in CURVE):
         if len(done) and (done["patients"] == n).any():
             continue
-        name = f"curve_{n}" if n < len(order) else first_round(run, f"fold{fold}_{RELEASED}")
+        name = f"curve_{n}" if n < len(order) else f"fold{fold}_{RELEASED}"
         model, _ = train(run, chosen | {"train": sorted(order[:n])}, name=name, verbose=verbose)
         scores = _scored(run, model, name, chosen)
         done = common.add_rows(
@@ -327,15 +320,15 @@ def learning_curve(run: common.Run, *, fold: int = 1, verbose=2) -> pd.DataFrame
 
 def sites(run: common.Run, *, verbose=2) -> pd.DataFrame:
     """The recipe trained without one site and scored on it, a cell a site, as the folds are: ``tables/sites.csv``."""
-    path, table = run.results / "tables" / "sites.csv", find(run.data)
+    profile, path, table = run.profile, run.results / "tables" / "sites.csv", find(run.data)
     table = table[table["patient"].isin(labelled(table))]
-    recipe = _of_both_rounds(run, ", a site left out")
+    recipe = recipe_of(run, f"{RECIPE}, a site left out", minutes=profile.minutes, epochs=profile.epochs)
     done = common.read_rows(path, recipe)
     for site in sorted(table["site"].unique()):
         if len(done) and (done["site"] == site).any():
             continue
         chosen, name = leave_site_out(table, site), f"without_{site}"
-        model, _ = train_recipe(run, chosen, name=name, verbose=verbose)
+        model, _ = train(run, chosen, name=name, verbose=verbose)
         scores = _scored(run, model, name, chosen)
         done = common.add_rows(
             path, done, scores[["subject", "site", "dice", "hd95_pixels", "threshold"]].assign(recipe=recipe)
@@ -351,15 +344,15 @@ def release_all(run: common.Run, *, verbose=2) -> pd.DataFrame:
     ValueError
         When ``tables/folds.csv`` is of another recipe or lacks patients.
     """
-    patients, name = labelled(find(run.data)), f"all_{RELEASED}"
+    profile, patients, name = run.profile, labelled(find(run.data)), f"all_{RELEASED}"
     path = common.need(run.results / "tables" / "folds.csv", "python -m segkit.studies.lgg.experiments folds")
-    scores = common.read_rows(path, _of_both_rounds(run))
+    scores = common.read_rows(path, recipe_of(run, RECIPE, minutes=profile.minutes, epochs=profile.epochs))
     left = sorted(set(patients) - set(scores["subject"]))
     if left:
         raise ValueError(
             f"{path}: {len(left)} patients are not scored yet ({left[0]}, …); run the folds to their end first"
         )
-    train_recipe(run, {"train": patients, "selection": []}, name=name, verbose=verbose)
+    train(run, {"train": patients, "selection": []}, name=name, verbose=verbose)
     written = release(run, name, scores)
     return pd.DataFrame({"file": [p.name for p in written], "MB": [round(p.stat().st_size / 1e6, 2) for p in written]})
 

@@ -41,7 +41,6 @@ class Profile:
     steps: int = 150  # batches an epoch
     batch_size: int = 16
     learning_rate: float = 2e-3
-    second: float = 0  # a second round of the recipe, as a share of the first's budget
     cell_minutes: float | None = None  # of comparisons
     lesson_minutes: float | None = None  # of each half of the leakage lesson
     cell_epochs: int | None = None
@@ -57,7 +56,7 @@ PROFILES = {
         "quick", {"patients": 24}, minutes=2, size=64, coarse=2, filters=(16, 32, 64), steps=40, cell_minutes=0.5, lesson_minutes=0.5,
         compared=("lgg_unet", "lgg_bunet"),
     ),
-    "full": Profile("full", None, minutes=45, second=2 / 3, cell_minutes=45, lesson_minutes=12, steps=300),
+    "full": Profile("full", None, minutes=45, cell_minutes=45, lesson_minutes=12, steps=300),
 }  # fmt: skip
 
 

@@ -89,7 +89,6 @@ def train(
     loss: str = "cross_entropy_dice",
     weighted: bool = False,
     learning_rate: float | None = None,
-    initial: str | None = None,
     verbose="auto",
     **settings,
 ):
@@ -114,8 +113,6 @@ def train(
         Of :func:`segkit.losses.get`.
     learning_rate : float, optional
         Default the profile's.
-    initial : str, optional
-        Name of a run from whose weights this one starts; default random ones.
     weighted : bool
         Weigh the cross-entropy by :func:`class_weights` of the training patients, as the report's WCE + DLC.
     **settings
@@ -133,8 +130,6 @@ def train(
         run, (profile.minutes, profile.epochs), minutes=minutes, epochs=epochs, seed=seed
     )
     model = build(network, profile, **settings)
-    if initial is not None:
-        model.set_weights(load_run(run, initial).get_weights())
     neighbours = neighbours_of(model)
     moves = augment.slices(**AUGMENTATION)
     sets = {
@@ -149,36 +144,9 @@ def train(
         model, sets["train"], sets["selection"], run=run.results / "runs" / (name or network), loss=losses.get(loss, **weights),
         epochs=epochs, minutes=minutes, learning_rate=learning_rate or profile.learning_rate, monitor="loss", seed=seed,
         bfloat16=True, verbose=verbose,
-        **training.RECIPE, settings={"network": settings} | ({} if initial is None else {"initial": initial}),
+        **training.RECIPE, settings={"network": settings},
     )  # fmt: skip
     return model, history
-
-
-def train_recipe(run: common.Run, patients: dict[str, list[str]], *, name: str = RELEASED, verbose="auto", **budget):
-    """:func:`train` for the profile's budget, then on from there for its ``second`` share of it, at half the learning rate.
-
-    The second round's run is ``name``, the first's :func:`first_round`; without a second share there is one round. A schedule that
-    starts again from where it ended: Loshchilov and Hutter, ICLR 2017.
-
-    Returns
-    -------
-    model, history of the last round
-    """
-    profile, first = run.profile, first_round(run, name)
-    out = train(run, patients, name=first, verbose=verbose, **budget)
-    if first != name:
-        whole = budget if any(budget.values()) else {"minutes": profile.minutes, "epochs": profile.epochs}
-        more = {unit: n and n * profile.second for unit, n in whole.items()}
-        if more.get("epochs"):
-            more["epochs"] = max(1, round(more["epochs"]))
-        rate = profile.learning_rate / 2
-        out = train(run, patients, name=name, initial=first, learning_rate=rate, verbose=verbose, **more)
-    return out
-
-
-def first_round(run: common.Run, name: str) -> str:
-    """Name of the run that :func:`train_recipe` starts with."""
-    return f"{name}_first" if run.profile.second else name
 
 
 def load_run(run: common.Run, name: str):
