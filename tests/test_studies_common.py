@@ -60,6 +60,8 @@ def test_the_results_page_is_made_from_the_files_on_disk(tmp_path):
     report.save(table, tmp_path / "ibsr" / "quick" / "tables" / "three_columns_without_note")
     assert "without_note" in results.gather(tmp_path)
     assert "No table yet" in results.gather(tmp_path / "nowhere")
+    report.save(claims.assign(claim="alone"), tmp_path / "qsm" / "full" / "tables" / "claims_genomics")
+    assert "| alone | holds |" in results.gather(tmp_path)  # without three columns
     for part in ("## ibsr, quick (phantom)", "| CSF | 0.500 |", "what it means", "| c | holds |"):
         assert part in page
 

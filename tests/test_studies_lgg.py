@@ -438,6 +438,10 @@ def test_masks_of_256_are_scored_where_they_lie_beside(tmp_path):
     assert scores["dice"][0] == 1
     assert 0.9 < scores["dice_256"][0] <= 1
     assert set(radiogenomics.masks(tmp_path)) == {home.name}
+    tiny(tmp_path / "kaggle_3m_128", name="TCGA_CS_0002_20000101", size=16)  # has masks beside its slices alone
+    assert {name: mask.shape[0] for name, mask in radiogenomics.masks(tmp_path).items()} == {
+        home.name: 32, "TCGA_CS_0002_20000101": 16,
+    }  # fmt: skip
 
 
 def test_chain_from_probabilities_to_a_mask():
@@ -767,7 +771,27 @@ def test_segment_takes_slices_that_miss_a_sequence_and_any_size(tmp_path, networ
     for name, shape_ in (("grey", (50, 40)), ("colour", (50, 40, 3))):
         for k in (1, 2, 3):
             put(tmp_path / name, k, rng.integers(0, 255, shape_))
-        assert lgg.segment(tmp_path / name, model=network).shape == (50, 40, 3)
+    with pytest.warns(UserWarning, match="no pre and no post; FLAIR stands in"):
+        assert lgg.segment(tmp_path / "grey", model=network).shape == (50, 40, 3)
+    assert lgg.segment(tmp_path / "colour", model=network).shape == (50, 40, 3)
+
+
+def test_segment_refuses_what_it_cannot_see(tmp_path, network):
+    slices = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3)).astype(np.uint8)
+    for k in (1, 2):
+        put(tmp_path / "dark", k, slices[0] * np.array([1, 0, 1], np.uint8))
+    with pytest.raises(ValueError, match="dark: FLAIR, the second channel, is 0 everywhere"):
+        lgg.segment(tmp_path / "dark", model=network)
+    put(tmp_path / "pages", 1, slices[0])
+    (path,) = (tmp_path / "pages").iterdir()
+    assert cv2.imwritemulti(str(path), list(slices))
+    with pytest.raises(ValueError, match="holds 2 pages, a slice is one"):
+        lgg.segment(tmp_path / "pages", model=network)
+    path.unlink()
+    put(tmp_path / "pages", 1, slices[0])
+    path.rename(path.with_stem(f"{path.stem} (1)"))
+    with pytest.raises(ValueError, match="holds copies .* alone"):
+        lgg.segment(tmp_path / "pages", model=network)
 
 
 def test_segment_says_what_is_wrong(tmp_path, network):
@@ -900,6 +924,21 @@ def test_bunet_against_unet_is_told_at_equal_width_and_only_where_it_is_clear():
     same = pd.concat([rows("lgg_unet", "full", 0.7), rows("lgg_bunet", "full", 0.7)])
     claim = lgg.claims(scores, "a", source="real", compared=same).set_index("claim").loc["BU-Net improves on U-Net"]
     assert claim["verdict"] == "cannot be told here"
+
+
+@pytest.mark.parametrize(
+    ("dice", "verdict"),
+    [
+        ([0.9] * 6, "holds"),
+        ([0.7, 0.9] * 3, "cannot be told here"),
+        ([0.8, 0.9] * 3, "holds"),
+        ([0.7] * 6, "does not hold"),
+    ],
+)
+def test_a_claim_of_82_percent_is_judged_by_the_interval(dice, verdict):
+    scores = pd.DataFrame({"method": "a", "subject": range(6), "dice": dice})
+    told = lgg.claims(scores, "a", source="real").set_index("claim").loc["an average Dice of 82 percent"]
+    assert told["verdict"] == verdict
 
 
 def test_prediction_is_the_same_for_a_picture_twice_as_large(done, network):

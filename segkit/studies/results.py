@@ -24,7 +24,7 @@ def gather(folder: Path) -> str:
         for profile in ("full", "quick"):
             tables = study / profile / "tables"
             found = sorted(tables.glob("three_columns*.csv"))
-            if not found:
+            if not found and not any(tables.glob("claims*.csv")):
                 continue
             parts.append(f"## {study.name}, {profile}" + (" (phantom)" if profile == "quick" else ""))
             for path in found:

@@ -144,7 +144,7 @@ def compare(
     -------
     DataFrame
         A row a network and patient: network, width, encoder (where its weights came from), parameters, steps, epochs (slices seen /
-        slices), seconds, subject, dice, hd95_pixels.
+        slices), seconds, subject, dice, hd95_pixels, threshold (that the selection patients choose, as for the folds).
     """
     profile = run.profile
     minutes, epochs = profile.cell_minutes, profile.cell_epochs
@@ -182,12 +182,10 @@ def compare(
                 raise ValueError(
                     f"{name}: the loss is not a number; choose a smaller learning rate, and remove the run's folder"
                 )
-            scores = evaluate(
-                {name: functools.partial(predict, model, size=profile.size)}, run.data, run.results, chosen["test"]
-            )
+            scores = _scored(run, model, name, chosen)
             count = sum(load(run.results, p)[0].shape[2] for p in chosen["train"])
             steps, seconds = int(history["iterations"].iloc[-1]), float(history["seconds"].iloc[-1])
-            here = scores[["subject", "dice", "hd95_pixels"]].assign(
+            here = scores[["subject", "dice", "hd95_pixels", "threshold"]].assign(
                 network=network, width=width, encoder=said, parameters=model.count_params(), steps=steps,
                 epochs=steps * profile.batch_size / count, seconds=seconds, recipe=recipe,
             )  # fmt: skip
@@ -347,7 +345,10 @@ def release_all(run: common.Run, *, verbose=2) -> pd.DataFrame:
     profile, patients, name = run.profile, labelled(find(run.data)), f"all_{RELEASED}"
     path = common.need(run.results / "tables" / "folds.csv", "python -m segkit.studies.lgg.experiments folds")
     scores = common.read_rows(path, recipe_of(run, RECIPE, minutes=profile.minutes, epochs=profile.epochs))
-    left = sorted(set(patients) - set(scores["subject"]))
+    tested = {
+        p for fold in range(1, 6) for p in split(patients, fold=fold)["test"]
+    }  # not those on no list, which only train
+    left = sorted(tested - set(scores["subject"]))
     if left:
         raise ValueError(
             f"{path}: {len(left)} patients are not scored yet ({left[0]}, …); run the folds to their end first"

@@ -211,6 +211,8 @@ def _read(path: str | os.PathLike) -> np.ndarray:
     array = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if array is None:
         raise ValueError(f"{path}: cannot be read as an image; copy it again")
+    if cv2.imcount(str(path)) > 1:
+        raise ValueError(f"{path}: holds {cv2.imcount(str(path))} pages, a slice is one; write a file a slice")
     if array.dtype != np.uint8:
         raise ValueError(f"{path}: has {array.dtype} pixels, 8 bits are expected; convert it (0 … 255)")
     return array
@@ -237,6 +239,10 @@ def read(table: pd.DataFrame, patient: str) -> tuple[np.ndarray, np.ndarray | No
                 f"{path}: {array.shape[:2]} pixels, the patient's first slice has {images[0].shape[:2]}; resize to one size"
             )
     image = np.stack(images, axis=2)
+    if image[..., 1].min() == image[..., 1].max():
+        raise ValueError(
+            f"{rows['image'].iloc[0].parent}: FLAIR, the second channel, is {image.flat[1]} everywhere; nothing can be found without it"
+        )
     for channel in (0, 2):
         if image[..., channel].min() == image[..., channel].max():  # left black: FLAIR stands in, as elsewhere
             image[..., channel] = image[..., 1]

@@ -278,7 +278,13 @@ def release(run: common.Run, name: str, scores: pd.DataFrame) -> list[Path]:
 
 
 def segment(
-    scan, *, model=None, out: str | os.PathLike | None = None, threshold: float | None = None, largest: bool = True
+    scan,
+    *,
+    model=None,
+    out: str | os.PathLike | None = None,
+    threshold: float | None = None,
+    largest: bool = True,
+    size: int = SIZE,
 ) -> Nifti1Image:
     """Tumour mask of a patient's slices, with the released model.
 
@@ -293,6 +299,8 @@ def segment(
         Also write ``<patient>_seg.nii.gz``, ``<patient>_overlay.png`` and ``<patient>_measures.csv``.
     threshold, largest
         See :func:`to_mask`; the threshold's default is the released model's own.
+    size : int
+        Pixels a side that the model learned from.
 
     Returns
     -------
@@ -308,8 +316,13 @@ def segment(
     table = _own(Path(scan))
     name = table["patient"].iloc[0]
     image, _ = read(table, name)
+    lacking = [s for s, c in (("pre", 0), ("post", 2)) if np.array_equal(image[..., c], image[..., 1])]
+    if lacking:
+        warnings.warn(f"{scan}: no {' and no '.join(lacking)}; FLAIR stands in", stacklevel=2)
     threshold = MODEL.threshold() if threshold is None else threshold
-    mask = nib.Nifti1Image(to_mask(predict(load_model(model), image), threshold=threshold, largest=largest), np.eye(4))
+    mask = nib.Nifti1Image(
+        to_mask(predict(load_model(model), image, size=size), threshold=threshold, largest=largest), np.eye(4)
+    )
     if out is not None:
         from segkit import plots
 
@@ -331,6 +344,8 @@ def _own(folder: Path) -> pd.DataFrame:
             f"{folder}: holds {found}; give a folder with one patient's <patient>_1.tif, <patient>_2.tif, …"
         )
     rows, notes = pair(folder, name=names[0], with_masks=False)
+    if not rows:
+        raise ValueError(f'{folder}: holds copies ("(1)") alone; name them <patient>_<n>.tif')
     if notes:
         text = "; ".join(f"{n['file']}: {n['reason']}" for n in notes[:5])
         warnings.warn(f"{folder}: {len(notes)} left out or remarked ({text})", stacklevel=3)

@@ -10,7 +10,7 @@ from joblib import Parallel, delayed
 
 from segkit import shape, statistics, volumes
 from segkit.studies import common
-from segkit.studies.lgg.layout import CLUSTERS, find, read
+from segkit.studies.lgg.layout import CLUSTERS, find, labelled, read
 
 THRESHOLD = 0.005  # the published one: .05 after Bonferroni over ten tests
 RULES = {"median": (0.5,), "tertiles": (1 / 3, 2 / 3), "quartiles": (0.25, 0.5, 0.75), "upper third": (2 / 3,)}
@@ -29,17 +29,15 @@ VARIANTS: dict[str, dict] = {
 
 
 def masks(data: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Manual masks of every patient at the largest size at hand: ``masks_256``, else those beside the slices."""
-    data = Path(data)
-    folder = next((f for f in (data / "masks_256", data.parent / "masks_256") if f.is_dir()), None)
-    if folder is not None:
-        return {
-            p.name.removesuffix(".nii.gz"): (volumes.array(volumes.load(p)) > 0).astype(np.uint8)
-            for p in sorted(folder.glob("*.nii.gz"))
-        }
-    table = find(data)
-    found = {patient: read(table, patient)[1] for patient in dict.fromkeys(table["patient"])}
-    return {patient: mask for patient, mask in found.items() if mask is not None}
+    """Manual masks of every patient at the largest size at hand: of ``masks_256``, else those beside the slices."""
+    data, table = Path(data), find(data)
+    folder = next((f for f in (data / "masks_256", data.parent / "masks_256") if f.is_dir()), data / "masks_256")
+    found = {
+        p.name.removesuffix(".nii.gz"): (volumes.array(volumes.load(p)) > 0).astype(np.uint8)
+        for p in sorted(folder.glob("*.nii.gz"))
+    }
+    found |= {patient: read(table, patient)[1] for patient in labelled(table) if patient not in found}
+    return dict(sorted(found.items()))
 
 
 def features(masks: Mapping[str, np.ndarray], *, jobs: int = -1, **settings) -> pd.DataFrame:
@@ -51,9 +49,10 @@ def features(masks: Mapping[str, np.ndarray], *, jobs: int = -1, **settings) -> 
 def joined(table: pd.DataFrame, clinical: pd.DataFrame) -> pd.DataFrame:
     """Features with the clusters of ``data.csv``; ``attrs["excluded"]`` lists those left out and why.
 
+    A patient is looked up by the folder's name, and by its first twelve characters (``TCGA_CS_4941``) where that is not there.
     Left out: patients without a row in ``data.csv``, rows of ``data.csv`` without features, patients whose mask is empty.
     """
-    keys = [name[:12] for name in table.index]
+    keys = [name if name in clinical.index else name[:12] for name in table.index]
     twice = sorted({k for k in keys if keys.count(k) > 1})
     if twice:
         raise ValueError(f"{twice[:5]} have two folders each; keep one a patient")
@@ -140,7 +139,7 @@ def claims(manual: pd.DataFrame, predicted: pd.DataFrame | None, *, source: str 
             "claim": f"{row.cluster} is associated with {row.feature.replace('_', ' ')} (p {row.published:g})",
             "verdict": "cannot be told here" if source == "phantom" else verdict,
             "evidence": f"{told}; {'' if p <= THRESHOLD else 'not '}significant at the published {THRESHOLD:g}"
-            + ("" if row.published <= THRESHOLD else f", which the published p is not either ({row.published:g})"),
+            + ("" if row.published <= THRESHOLD else f" (the published p is not: {row.published:g})"),
         })  # fmt: skip
     rows.append({
         "section": "abstract", "claim": "the bounding ellipsoid volume ratio is associated with all subtypes (p .02)",
