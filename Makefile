@@ -45,7 +45,7 @@ test-extra: .venv/.ready-test  ## tests that need more than Python packages
 	$(BIN)/python -m pytest -m extra
 
 notebooks: .venv/.ready  ## run and save notebooks: STUDY= PROFILE=quick (refreshes notebooks/) or full with DATA=
-	@$(BIN)/python notebooks/run.py $(STUDY) --profile $(PROFILE) --seed $(SEED) $(if $(DATA),--data "$(DATA)")
+	@$(BIN)/python notebooks/run.py $(STUDY) --profile $(PROFILE) --seed $(SEED) $(if $(DATA),--data "$(DATA)") $(if $(RESULTS),--results "$(RESULTS)")
 
 lab: .venv/.ready    ## open JupyterLab in notebooks/
 	$(BIN)/python -m jupyter lab notebooks

@@ -531,6 +531,19 @@ def test_folds_resume_and_know_their_threshold(done):
     assert {*shape.NAMES} <= set(both.columns)
 
 
+def test_rows_of_other_patients_or_recipes_are_not_shown(done, tmp_path, capsys):
+    run = dataclasses.replace(done, results=tmp_path)
+    assert lgg.experiments.rows(run, "folds") is None
+    assert "experiments folds --data DIR" in capsys.readouterr().out
+    (tmp_path / "tables").mkdir()
+    told = pd.DataFrame({"subject": ["a"], "recipe": [lgg.experiments.recipe_for(run, "folds")]})
+    told.to_csv(tmp_path / "tables" / "folds.csv", index=False)
+    assert list(lgg.experiments.rows(run, "folds")["subject"]) == ["a"]
+    told.assign(recipe="another").to_csv(tmp_path / "tables" / "folds.csv", index=False)
+    assert lgg.experiments.rows(run, "folds") is None
+    assert "not shown: " in capsys.readouterr().out
+
+
 def test_a_rule_for_the_threshold_never_sees_the_patient_it_is_scored_on(done, monkeypatch):
     lgg.experiments.cross_validate(done, folds=(1,), verbose=0)
     table = pd.DataFrame({0.2: [0.9, 0.2, 0.2], 0.5: [0.5, 0.5, 0.5]}, index=["a", "b", "c"])
@@ -780,7 +793,7 @@ def test_segment_refuses_what_it_cannot_see(tmp_path, network):
     slices = np.random.default_rng(0).integers(0, 255, (2, 32, 32, 3)).astype(np.uint8)
     for k in (1, 2):
         put(tmp_path / "dark", k, slices[0] * np.array([1, 0, 1], np.uint8))
-    with pytest.raises(ValueError, match="dark: FLAIR, the second channel, is 0 everywhere"):
+    with pytest.raises(ValueError, match="dark: FLAIR, the second channel, is black"):
         lgg.segment(tmp_path / "dark", model=network)
     put(tmp_path / "pages", 1, slices[0])
     (path,) = (tmp_path / "pages").iterdir()
@@ -829,7 +842,8 @@ def test_the_order_of_slices_reaches_the_mask(tmp_path):
         image = np.full((60, 40, 3), 20)
         image[4 * k : 4 * k + 12, 5:20, 1] = 200
         put(tmp_path / "p", k, image)
-    mask = np.asarray(lgg.segment(tmp_path / "p", model=model).dataobj)
+    with pytest.warns(UserWarning, match="FLAIR stands in"):
+        mask = np.asarray(lgg.segment(tmp_path / "p", model=model).dataobj)
     for k in range(1, 12):
         truth = np.zeros((60, 40), bool)
         truth[4 * k : 4 * k + 12, 5:20] = True

@@ -241,7 +241,10 @@ def read_rows(path: Path, recipe: str) -> pd.DataFrame:
     done = pd.read_csv(path)
     others = sorted(set(done["recipe"]) - {recipe})
     if others:
-        raise ValueError(f"{path}: holds rows of another recipe ({others[0]}; now {recipe}); move the file away")
+        raise ValueError(
+            f"{path}: holds rows of another recipe ({others[0]}; now {recipe}); "
+            "give RESULTS (--results) a folder of your own, or move the file away"
+        )
     return done
 
 

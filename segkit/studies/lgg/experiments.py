@@ -61,6 +61,31 @@ def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epoch
     return f"{what}, {budget}, {run.profile.size}², {len(patients)} patients, seed {run.seed}, settings {mark}"
 
 
+def recipe_for(run: common.Run, what: str, *, fold: int = 1) -> str:
+    """:func:`recipe_of` the rows of ``tables/<what>.csv``: folds, thresholds, compare, leakage, curve or sites."""
+    p = run.profile
+    whole, cell = {"minutes": p.minutes, "epochs": p.epochs}, {"minutes": p.cell_minutes, "epochs": p.cell_epochs}
+    said: dict[str, tuple[str, dict]] = {
+        "folds": (RECIPE, whole), "thresholds": (f"{RELEASED}, selection patients", whole), "compare": (f"fold {fold}", cell),
+        "leakage": ("lgg_unet, a quarter of its width", cell | {"minutes": p.lesson_minutes}),
+        "curve": (f"{RECIPE}, fold {fold}", whole), "sites": (f"{RECIPE}, a site left out", whole),
+    }  # fmt: skip
+    return recipe_of(run, said[what][0], **said[what][1])
+
+
+def rows(run: common.Run, what: str, *, fold: int = 1) -> pd.DataFrame | None:
+    """``tables/<what>.csv`` where it is of this run's recipe and patients; None, and a line that says why, where not."""
+    path = run.results / "tables" / f"{what}.csv"
+    if not path.is_file():
+        print(f"{what}: python -m segkit.studies.lgg.experiments {what} --data DIR")
+        return None
+    try:
+        return common.read_rows(path, recipe_for(run, what, fold=fold))
+    except ValueError as error:
+        print(f"not shown: {error}")
+        return None
+
+
 @functools.cache
 def _parameters(filters: tuple[int, ...] | None) -> int:
     from segkit import models
@@ -73,11 +98,7 @@ def cross_validate(run: common.Run, *, folds: Sequence[int] = (1, 2, 3, 4, 5), v
 
     Returns the rows of :func:`segkit.studies.lgg.evaluate` with fold, threshold and recipe.
     """
-    profile, patients = run.profile, labelled(find(run.data))
-    recipe, path = (
-        recipe_of(run, RECIPE, minutes=profile.minutes, epochs=profile.epochs),
-        run.results / "tables" / "folds.csv",
-    )
+    patients, recipe, path = labelled(find(run.data)), recipe_for(run, "folds"), run.results / "tables" / "folds.csv"
     done = common.read_rows(path, recipe)
     for fold in folds:
         if len(done) and (done["fold"] == fold).any():
@@ -107,8 +128,11 @@ def threshold_rules(run: common.Run, *, folds: Sequence[int] = (1, 2, 3, 4, 5), 
         A row a fold, rule and patient left out: threshold, dice.
     """
     del verbose
-    profile, patients, path = run.profile, labelled(find(run.data)), run.results / "tables" / "thresholds.csv"
-    recipe = recipe_of(run, f"{RELEASED}, selection patients", minutes=profile.minutes, epochs=profile.epochs)
+    patients, recipe, path = (
+        labelled(find(run.data)),
+        recipe_for(run, "thresholds"),
+        run.results / "tables" / "thresholds.csv",
+    )
     done = common.read_rows(path, recipe)
     for fold in folds:
         if len(done) and (done["fold"] == fold).any():
@@ -148,7 +172,7 @@ def compare(
     """
     profile = run.profile
     minutes, epochs = profile.cell_minutes, profile.cell_epochs
-    recipe = recipe_of(run, f"fold {fold}", minutes=minutes, epochs=epochs)
+    recipe = recipe_for(run, "compare", fold=fold)
     path, chosen = run.results / "tables" / "compare.csv", split(labelled(find(run.data)), fold=fold)
     done = common.read_rows(path, recipe)
     if weights is not None:  # before hours are spent
@@ -227,7 +251,7 @@ def leakage(run: common.Run, *, verbose=2) -> pd.DataFrame:
     """
     profile, path = run.profile, run.results / "tables" / "leakage.csv"
     minutes, epochs = profile.lesson_minutes, profile.cell_epochs
-    recipe = recipe_of(run, "lgg_unet, a quarter of its width", minutes=minutes, epochs=epochs)
+    recipe = recipe_for(run, "leakage")
     done = common.read_rows(path, recipe)
     chosen = split(labelled(find(run.data)))
     pool = sorted([*chosen["train"], *chosen["selection"]])
@@ -299,8 +323,7 @@ def learning_curve(run: common.Run, *, fold: int = 1, verbose=2) -> pd.DataFrame
 
     The last is the fold's own run, which is not trained twice.
     """
-    profile, path = run.profile, run.results / "tables" / "curve.csv"
-    recipe = recipe_of(run, f"{RECIPE}, fold {fold}", minutes=profile.minutes, epochs=profile.epochs)
+    path, recipe = run.results / "tables" / "curve.csv", recipe_for(run, "curve", fold=fold)
     done = common.read_rows(path, recipe)
     chosen = split(labelled(find(run.data)), fold=fold)
     order = list(np.random.default_rng(run.seed).permutation(chosen["train"]))
@@ -318,9 +341,9 @@ def learning_curve(run: common.Run, *, fold: int = 1, verbose=2) -> pd.DataFrame
 
 def sites(run: common.Run, *, verbose=2) -> pd.DataFrame:
     """The recipe trained without one site and scored on it, a cell a site, as the folds are: ``tables/sites.csv``."""
-    profile, path, table = run.profile, run.results / "tables" / "sites.csv", find(run.data)
+    path, table = run.results / "tables" / "sites.csv", find(run.data)
     table = table[table["patient"].isin(labelled(table))]
-    recipe = recipe_of(run, f"{RECIPE}, a site left out", minutes=profile.minutes, epochs=profile.epochs)
+    recipe = recipe_for(run, "sites")
     done = common.read_rows(path, recipe)
     for site in sorted(table["site"].unique()):
         if len(done) and (done["site"] == site).any():
@@ -342,9 +365,9 @@ def release_all(run: common.Run, *, verbose=2) -> pd.DataFrame:
     ValueError
         When ``tables/folds.csv`` is of another recipe or lacks patients.
     """
-    profile, patients, name = run.profile, labelled(find(run.data)), f"all_{RELEASED}"
+    patients, name = labelled(find(run.data)), f"all_{RELEASED}"
     path = common.need(run.results / "tables" / "folds.csv", "python -m segkit.studies.lgg.experiments folds")
-    scores = common.read_rows(path, recipe_of(run, RECIPE, minutes=profile.minutes, epochs=profile.epochs))
+    scores = common.read_rows(path, recipe_for(run, "folds"))
     tested = {
         p for fold in range(1, 6) for p in split(patients, fold=fold)["test"]
     }  # not those on no list, which only train

@@ -239,9 +239,9 @@ def read(table: pd.DataFrame, patient: str) -> tuple[np.ndarray, np.ndarray | No
                 f"{path}: {array.shape[:2]} pixels, the patient's first slice has {images[0].shape[:2]}; resize to one size"
             )
     image = np.stack(images, axis=2)
-    if image[..., 1].min() == image[..., 1].max():
+    if not image[..., 1].any():
         raise ValueError(
-            f"{rows['image'].iloc[0].parent}: FLAIR, the second channel, is {image.flat[1]} everywhere; nothing can be found without it"
+            f"{rows['image'].iloc[0].parent}: FLAIR, the second channel, is black on every slice; nothing can be found without it"
         )
     for channel in (0, 2):
         if image[..., channel].min() == image[..., channel].max():  # left black: FLAIR stands in, as elsewhere

@@ -19,7 +19,9 @@ NOTE = (
     "Reported: the abstract's .82, which is Buda et al.'s (2019) and not of the report's own networks; those have the train Dice of "
     "Figure 13 alone (epoch 8: 0). Legacy: the report's definitions on our probabilities of the test slices, in its order by the slice "
     "number's text, in batches of 40: mean of the batches' Dice at .5 (an empty batch counts 1), and the validation sum at .3 "
-    "divided by the last batch's index. Corrected: Dice of each patient's volume on the slices' own grid, 95 % bootstrap interval over "
+    "divided by the last batch's index. Corrected: Dice of each patient's volume on the slices' own grid "
+    "(of the five folds where they are done), "
+    "95 % bootstrap interval over "
     "n patients; distances in pixels (a slice counts as one), since no voxel size is known."
 )
 
