@@ -531,6 +531,19 @@ def test_folds_resume_and_know_their_threshold(done):
     assert {*shape.NAMES} <= set(both.columns)
 
 
+def test_folds_are_scored_without_the_sequences_that_a_patient_may_lack(done, monkeypatch):
+    folds = lgg.experiments.cross_validate(done, verbose=0).set_index("subject")
+    rows = lgg.experiments.sequences(done, folds=(1, 2))
+    whole = rows[rows["left_out"] == "nothing"].set_index("subject")["dice"]
+    np.testing.assert_allclose(whole, folds.loc[whole.index, "dice"], atol=0.01)  # which were rounded to a 255th
+    for patient, part in rows.groupby("subject"):
+        facts = lgg.overview(lgg.find(done.data).query("patient == @patient")).loc[patient]
+        assert ("pre" in set(part["left_out"])) == facts["has_pre"]
+        assert ("post" in set(part["left_out"])) == facts["has_post"]
+    monkeypatch.setattr(lgg.experiments, "predict", None)  # nothing is run again
+    assert len(lgg.experiments.sequences(done, folds=(1, 2))) == len(rows)
+
+
 def test_rows_of_other_patients_or_recipes_are_not_shown(done, tmp_path, capsys):
     run = dataclasses.replace(done, results=tmp_path)
     assert lgg.experiments.rows(run, "folds") is None

@@ -6,6 +6,7 @@
     python -m segkit.studies.lgg.experiments curve --data DIR       more and more training patients
     python -m segkit.studies.lgg.experiments sites --data DIR       leave one site out
     python -m segkit.studies.lgg.experiments thresholds --data DIR  which rule chooses the threshold best, on selection patients
+    python -m segkit.studies.lgg.experiments sequences --data DIR   the folds again, with pre, post or both taken away
     python -m segkit.studies.lgg.experiments release --data DIR     the recipe on every patient, into saved_models
 
 Each cell ends with rows of a CSV in ``tables/``; what is there is not run again.
@@ -19,7 +20,7 @@ import pandas as pd
 
 from segkit import legacy, metrics, training
 from segkit.studies import common
-from segkit.studies.lgg.layout import RELEASED, find, labelled, leave_site_out, split, start
+from segkit.studies.lgg.layout import RELEASED, find, labelled, leave_site_out, read, split, start
 from segkit.studies.lgg.networks import (
     AUGMENTATION,
     DROPPED,
@@ -30,6 +31,7 @@ from segkit.studies.lgg.networks import (
     middle,
     predict,
     release,
+    to_mask,
     train,
     within_error,
 )  # fmt: skip
@@ -45,6 +47,12 @@ RULES: dict[str, Callable[[pd.DataFrame], float]] = {
     "the best mean": lambda table: table.mean().idxmax(),
     "always .5": lambda table: 0.5,
 }
+LEFT_OUT: dict[str, list[int]] = {
+    "nothing": [],
+    "pre": [0],
+    "post": [2],
+    "pre and post": [0, 2],
+}  # channels that FLAIR replaces
 REPORT_RATE = 1e-3  # of the report's networks, one of which has no normalisation and does not bear ours
 BOTH = {"slices": True, "patients": False}  # whether the lesson's split lets a patient stand on both sides
 
@@ -62,13 +70,14 @@ def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epoch
 
 
 def recipe_for(run: common.Run, what: str, *, fold: int = 1) -> str:
-    """:func:`recipe_of` the rows of ``tables/<what>.csv``: folds, thresholds, compare, leakage, curve or sites."""
+    """:func:`recipe_of` the rows of ``tables/<what>.csv``: folds, thresholds, compare, leakage, curve, sites or sequences."""
     p = run.profile
     whole, cell = {"minutes": p.minutes, "epochs": p.epochs}, {"minutes": p.cell_minutes, "epochs": p.cell_epochs}
     said: dict[str, tuple[str, dict]] = {
         "folds": (RECIPE, whole), "thresholds": (f"{RELEASED}, selection patients", whole), "compare": (f"fold {fold}", cell),
         "leakage": ("lgg_unet, a quarter of its width", cell | {"minutes": p.lesson_minutes}),
         "curve": (f"{RECIPE}, fold {fold}", whole), "sites": (f"{RECIPE}, a site left out", whole),
+        "sequences": (f"{RECIPE}, sequences left out", whole),
     }  # fmt: skip
     return recipe_of(run, said[what][0], **said[what][1])
 
@@ -148,6 +157,41 @@ def threshold_rules(run: common.Run, *, folds: Sequence[int] = (1, 2, 3, 4, 5), 
                     {"fold": fold, "rule": rule, "subject": patient, "threshold": at, "dice": dice, "recipe": recipe}
                 )
         done = common.add_rows(path, done, pd.DataFrame(rows))
+    return done
+
+
+def sequences(run: common.Run, *, folds: Sequence[int] = (1, 2, 3, 4, 5), verbose=2) -> pd.DataFrame:
+    """The folds' networks on their test patients without pre, post or both (FLAIR stands in): ``tables/sequences.csv``.
+
+    Returns
+    -------
+    DataFrame
+        A row a fold, patient and what is left out (of those that the patient has): dice, at the fold's own threshold.
+    """
+    del verbose
+    table, path, recipe = find(run.data), run.results / "tables" / "sequences.csv", recipe_for(run, "sequences")
+    done, known = common.read_rows(path, recipe), cross_validate(run, folds=folds).set_index("subject")
+    for fold in folds:
+        if len(done) and (done["fold"] == fold).any():
+            continue
+        model, found = load_run(run, f"fold{fold}_{RELEASED}"), []
+        for patient in split(labelled(table), fold=fold)["test"]:
+            image, truth = read(table, patient)
+            for said, channels in LEFT_OUT.items():
+                less = image.copy()
+                less[..., channels] = image[..., [1] * len(channels)]
+                if channels and np.array_equal(less, image):
+                    continue  # the patient never had it
+                mask = to_mask(predict(model, less, size=run.profile.size), threshold=known.loc[patient, "threshold"])
+                row = {
+                    "fold": fold,
+                    "subject": patient,
+                    "left_out": said,
+                    "dice": metrics.dice(truth, mask),
+                    "recipe": recipe,
+                }
+                found.append(row)
+        done = common.add_rows(path, done, pd.DataFrame(found))
     return done
 
 
@@ -383,6 +427,7 @@ def release_all(run: common.Run, *, verbose=2) -> pd.DataFrame:
 
 WHAT = {
     "folds": cross_validate, "compare": compare, "leakage": leakage, "curve": learning_curve, "sites": sites, "thresholds": threshold_rules,
+    "sequences": sequences,
     "release": release_all,
 }  # fmt: skip
 
