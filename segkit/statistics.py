@@ -102,7 +102,35 @@ def fisher_exact(table, *, resamples: int = 20_000, seed: int = 0) -> float:
         margins = stats.random_table(table.sum(axis=1), table.sum(axis=0), seed=np.random.default_rng(seed))
         drawn = margins.logpmf(margins.rvs(resamples))
         return float((1 + np.sum(drawn <= margins.logpmf(table) + 1e-7)) / (1 + resamples))
-    first = int(table[0].sum())
+    ways, logs = _two_rows(int(table[0].sum()), columns)
+    own = sum(way[x] for way, x in zip(ways, table[0], strict=True))
+    shares = np.exp(logs - logs.max())
+    return float(min(1.0, shares[logs <= own + 1e-7].sum() / shares.sum()))
+
+
+def fisher_size(table, *, level: float) -> float:
+    """How often :func:`fisher_exact` gives p of at most ``level`` where nothing is there, over all tables with the margins of this one.
+
+    Never above ``level``, and below it since tables are countable.
+
+    Raises
+    ------
+    ValueError
+        For a table that has not two rows, or more than millions of others with its margins.
+    """
+    table = np.asarray(table)
+    columns = table.sum(axis=0)
+    if len(table) != 2 or np.prod(columns[:-1] + 1.0) > 3e6:
+        raise ValueError(f"two rows and at most millions of tables are needed; columns of {columns.tolist()} have more")
+    _, logs = _two_rows(int(table[0].sum()), columns)
+    shares = np.sort(np.exp(logs - logs.max()))
+    shares /= shares.sum()
+    upto = np.append(0, np.cumsum(shares))[np.searchsorted(shares, shares * (1 + 1e-7), side="right")]
+    return float(shares[upto <= level * (1 + 1e-9)].sum())
+
+
+def _two_rows(first: int, columns: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """Log of the ways to fill each cell of the first row, and of every table of two rows whose first has ``first`` counts."""
     ways = [
         special.gammaln(n + 1) - special.gammaln(np.arange(n + 1) + 1) - special.gammaln(n - np.arange(n + 1) + 1)
         for n in columns
@@ -113,10 +141,7 @@ def fisher_exact(table, *, resamples: int = 20_000, seed: int = 0) -> float:
         sums, logs = sums[sums <= first], logs[sums <= first]
     last = first - sums
     possible = last <= columns[-1]
-    logs = logs[possible] + ways[-1][last[possible]]
-    own = sum(way[x] for way, x in zip(ways, table[0], strict=True))
-    shares = np.exp(logs - logs.max())
-    return float(min(1.0, shares[logs <= own + 1e-7].sum() / shares.sum()))
+    return ways, logs[possible] + ways[-1][last[possible]]
 
 
 def reliability(confidence, correct, *, bins: int = 10) -> pd.DataFrame:

@@ -68,6 +68,23 @@ def test_fisher_by_hand():
     assert statistics.fisher_exact([[1, 1, 0], [1, 0, 1]]) == pytest.approx(1)
 
 
+def test_the_size_of_fishers_test_by_hand():
+    table = [[3, 0], [0, 3]]  # of 20 tables' ways 1, 9, 9 and 1: p is .1, 1, 1, .1
+    assert statistics.fisher_size(table, level=0.1) == pytest.approx(0.1)
+    assert statistics.fisher_size(table, level=0.09) == 0
+    assert statistics.fisher_size(table, level=1) == pytest.approx(1)
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        table = rng.integers(1, 9, (2, 3))
+        size = statistics.fisher_size(table, level=0.05)
+        assert size <= 0.05
+        drawn = stats.random_table(table.sum(axis=1), table.sum(axis=0), seed=rng).rvs(300)
+        hits = sum(statistics.fisher_exact(t) <= 0.05 for t in drawn.astype(int))
+        assert hits / 300 == pytest.approx(size, abs=5 * np.sqrt(max(size, 0.01) / 300))
+    with pytest.raises(ValueError, match="two rows and at most millions of tables"):
+        statistics.fisher_size(np.full((2, 8), 20), level=0.05)
+
+
 def test_fisher_agrees_with_scipy_on_two_columns():
     rng = np.random.default_rng(0)
     for _ in range(200):

@@ -177,7 +177,8 @@ def null_rate(
     Returns
     -------
     DataFrame
-        Index feature; columns share, low, high (exact 95 % interval), hits, repetitions.
+        Index feature; columns share, low, high (exact 95 % interval), hits, repetitions, expected (the test's own share over all
+        tables with these margins, :func:`segkit.statistics.fisher_size`).
     """
     rng, labels = np.random.default_rng(seed), table[cluster].to_numpy()
     known = ~pd.isna(labels)
@@ -196,7 +197,9 @@ def null_rate(
     rows = []
     for feature, n in hits.items():
         share, low, high = statistics.binomial_interval(n, repetitions)
-        rows.append(
-            {"feature": feature, "share": share, "low": low, "high": high, "hits": n, "repetitions": repetitions}
-        )
+        first = np.bincount(codes[parts[feature] == 0], minlength=codes.max() + 1)
+        expected = statistics.fisher_size([first, np.bincount(codes) - first], level=threshold)
+        rows.append({
+            "feature": feature, "share": share, "low": low, "high": high, "hits": n, "repetitions": repetitions, "expected": expected,
+        })  # fmt: skip
     return pd.DataFrame(rows).set_index("feature")
