@@ -67,6 +67,9 @@ def paired(table: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
+COUNTED = 3e6  # tables that are enumerated; of more, some are drawn
+
+
 def fisher_exact(table, *, resamples: int = 20_000, seed: int = 0) -> float:
     """Two-sided p-value of Fisher's exact test of independence in a table of any size.
 
@@ -98,7 +101,7 @@ def fisher_exact(table, *, resamples: int = 20_000, seed: int = 0) -> float:
     if table.shape[1] == 2:
         table = table.T
     columns = table.sum(axis=0)
-    if len(table) > 2 or np.prod(columns[:-1] + 1.0) > 3e6:
+    if len(table) > 2 or np.prod(columns[:-1] + 1.0) > COUNTED:
         margins = stats.random_table(table.sum(axis=1), table.sum(axis=0), seed=np.random.default_rng(seed))
         drawn = margins.logpmf(margins.rvs(resamples))
         return float((1 + np.sum(drawn <= margins.logpmf(table) + 1e-7)) / (1 + resamples))
@@ -120,7 +123,7 @@ def fisher_size(table, *, level: float) -> float:
     """
     table = np.asarray(table)
     columns = table.sum(axis=0)
-    if len(table) != 2 or np.prod(columns[:-1] + 1.0) > 3e6:
+    if len(table) != 2 or np.prod(columns[:-1] + 1.0) > COUNTED:
         raise ValueError(f"two rows and at most millions of tables are needed; columns of {columns.tolist()} have more")
     _, logs = _two_rows(int(table[0].sum()), columns)
     shares = np.sort(np.exp(logs - logs.max()))

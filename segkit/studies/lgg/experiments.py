@@ -20,7 +20,7 @@ import pandas as pd
 
 from segkit import legacy, metrics, training
 from segkit.studies import common
-from segkit.studies.lgg.layout import RELEASED, find, labelled, leave_site_out, read, split, start
+from segkit.studies.lgg.layout import RELEASED, find, labelled, lacking, leave_site_out, read, split, start
 from segkit.studies.lgg.networks import (
     AUGMENTATION,
     DROPPED,
@@ -47,12 +47,8 @@ RULES: dict[str, Callable[[pd.DataFrame], float]] = {
     "the best mean": lambda table: table.mean().idxmax(),
     "always .5": lambda table: 0.5,
 }
-LEFT_OUT: dict[str, list[int]] = {
-    "nothing": [],
-    "pre": [0],
-    "post": [2],
-    "pre and post": [0, 2],
-}  # channels that FLAIR replaces
+CHANNEL = {"pre": 0, "post": 2}
+LEFT_OUT: tuple[tuple[str, ...], ...] = ((), ("pre",), ("post",), ("pre", "post"))  # FLAIR stands in
 REPORT_RATE = 1e-3  # of the report's networks, one of which has no normalisation and does not bear ours
 BOTH = {"slices": True, "patients": False}  # whether the lesson's split lets a patient stand on both sides
 
@@ -137,26 +133,21 @@ def threshold_rules(run: common.Run, *, folds: Sequence[int] = (1, 2, 3, 4, 5), 
         A row a fold, rule and patient left out: threshold, dice.
     """
     del verbose
-    patients, recipe, path = (
-        labelled(find(run.data)),
-        recipe_for(run, "thresholds"),
-        run.results / "tables" / "thresholds.csv",
-    )
+    patients, path = labelled(find(run.data)), run.results / "tables" / "thresholds.csv"
+    recipe = recipe_for(run, "thresholds")
     done = common.read_rows(path, recipe)
     for fold in folds:
         if len(done) and (done["fold"] == fold).any():
             continue
-        rows = []
-        model = load_run(run, f"fold{fold}_{RELEASED}")
+        model, found = load_run(run, f"fold{fold}_{RELEASED}"), []
         _, table = choose_threshold(model, run, split(patients, fold=fold)["selection"])
         for rule, choose in RULES.items():
             for patient in table.index:
                 at = float(choose(table.drop(patient)))
-                dice = table.loc[patient, at]
-                rows.append(
-                    {"fold": fold, "rule": rule, "subject": patient, "threshold": at, "dice": dice, "recipe": recipe}
+                found.append(
+                    {"fold": fold, "rule": rule, "subject": patient, "threshold": at, "dice": table.loc[patient, at]}
                 )
-        done = common.add_rows(path, done, pd.DataFrame(rows))
+        done = common.add_rows(path, done, pd.DataFrame(found).assign(recipe=recipe))
     return done
 
 
@@ -177,21 +168,21 @@ def sequences(run: common.Run, *, folds: Sequence[int] = (1, 2, 3, 4, 5), verbos
         model, found = load_run(run, f"fold{fold}_{RELEASED}"), []
         for patient in split(labelled(table), fold=fold)["test"]:
             image, truth = read(table, patient)
-            for said, channels in LEFT_OUT.items():
-                less = image.copy()
-                less[..., channels] = image[..., [1] * len(channels)]
-                if channels and np.array_equal(less, image):
+            for names in LEFT_OUT:
+                if set(names) & set(lacking(image)):
                     continue  # the patient never had it
+                less = image.copy()
+                for name in names:
+                    less[..., CHANNEL[name]] = image[..., 1]
                 mask = to_mask(predict(model, less, size=run.profile.size), threshold=known.loc[patient, "threshold"])
-                row = {
-                    "fold": fold,
-                    "subject": patient,
-                    "left_out": said,
-                    "dice": metrics.dice(truth, mask),
-                    "recipe": recipe,
-                }
-                found.append(row)
-        done = common.add_rows(path, done, pd.DataFrame(found))
+                found.append(
+                    {
+                        "subject": patient,
+                        "left_out": " and ".join(names) or "nothing",
+                        "dice": metrics.dice(truth, mask),
+                    }
+                )
+        done = common.add_rows(path, done, pd.DataFrame(found).assign(fold=fold, recipe=recipe))
     return done
 
 
@@ -412,9 +403,7 @@ def release_all(run: common.Run, *, verbose=2) -> pd.DataFrame:
     patients, name = labelled(find(run.data)), f"all_{RELEASED}"
     path = common.need(run.results / "tables" / "folds.csv", "python -m segkit.studies.lgg.experiments folds")
     scores = common.read_rows(path, recipe_for(run, "folds"))
-    tested = {
-        p for fold in range(1, 6) for p in split(patients, fold=fold)["test"]
-    }  # not those on no list, which only train
+    tested = {p for fold in range(1, 6) for p in split(patients, fold=fold)["test"]}  # patients on no list only train
     left = sorted(tested - set(scores["subject"]))
     if left:
         raise ValueError(

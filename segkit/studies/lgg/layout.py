@@ -249,16 +249,21 @@ def read(table: pd.DataFrame, patient: str) -> tuple[np.ndarray, np.ndarray | No
     return image, np.stack(masks, axis=2) if masks else None
 
 
+def lacking(image: np.ndarray) -> list[str]:
+    """Which of pre and post are not there: FLAIR stands in on every slice of :func:`read`'s image."""
+    return [said for said, channel in (("pre", 0), ("post", 2)) if np.array_equal(image[..., channel], image[..., 1])]
+
+
 def overview(table: pd.DataFrame) -> pd.DataFrame:
     """A row a patient: site, slices, with_tumour, size, has_pre, has_post (False where FLAIR stands in on every slice)."""
     rows = []
     for patient in tqdm(list(dict.fromkeys(table["patient"])), desc="reading", leave=False):
         image, mask = read(table, patient)
-        flair = image[..., 1]
+        without = lacking(image)
         rows.append({
             "patient": patient, "site": table.loc[table["patient"] == patient, "site"].iloc[0], "slices": image.shape[2],
             "with_tumour": None if mask is None else int(mask.any(axis=(0, 1)).sum()), "size": image.shape[:2],
-            "has_pre": not np.array_equal(image[..., 0], flair), "has_post": not np.array_equal(image[..., 2], flair),
+            "has_pre": "pre" not in without, "has_post": "post" not in without,
         })  # fmt: skip
     return pd.DataFrame(rows).set_index("patient")
 

@@ -13,7 +13,7 @@ from nibabel import Nifti1Image
 
 from segkit import labels, postprocessing, shape, volumes
 from segkit.studies import common, releases
-from segkit.studies.lgg.layout import RELEASED, SIZE, Profile, pair, patients_in, read
+from segkit.studies.lgg.layout import RELEASED, SIZE, Profile, lacking, pair, patients_in, read
 from segkit.studies.lgg.steps import load, normalise, pad_square, resize, upright
 
 THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 16))
@@ -316,9 +316,9 @@ def segment(
     table = _own(Path(scan))
     name = table["patient"].iloc[0]
     image, _ = read(table, name)
-    lacking = [s for s, c in (("pre", 0), ("post", 2)) if np.array_equal(image[..., c], image[..., 1])]
-    if lacking:
-        warnings.warn(f"{scan}: no {' and no '.join(lacking)}; FLAIR stands in", stacklevel=2)
+    without = lacking(image)
+    if without:
+        warnings.warn(f"{scan}: no {' and no '.join(without)}; FLAIR stands in", stacklevel=2)
     threshold = MODEL.threshold() if threshold is None else threshold
     mask = nib.Nifti1Image(
         to_mask(predict(load_model(model), image, size=size), threshold=threshold, largest=largest), np.eye(4)

@@ -178,7 +178,7 @@ def null_rate(
     -------
     DataFrame
         Index feature; columns share, low, high (exact 95 % interval), hits, repetitions, expected (the test's own share over all
-        tables with these margins, :func:`segkit.statistics.fisher_size`).
+        tables with these margins, :func:`segkit.statistics.fisher_size`; nan where these are too many).
     """
     rng, labels = np.random.default_rng(seed), table[cluster].to_numpy()
     known = ~pd.isna(labels)
@@ -198,7 +198,10 @@ def null_rate(
     for feature, n in hits.items():
         share, low, high = statistics.binomial_interval(n, repetitions)
         first = np.bincount(codes[parts[feature] == 0], minlength=codes.max() + 1)
-        expected = statistics.fisher_size([first, np.bincount(codes) - first], level=threshold)
+        try:
+            expected = statistics.fisher_size([first, np.bincount(codes) - first], level=threshold)
+        except ValueError:  # too many tables to count
+            expected = np.nan
         rows.append({
             "feature": feature, "share": share, "low": low, "high": high, "hits": n, "repetitions": repetitions, "expected": expected,
         })  # fmt: skip
