@@ -481,7 +481,7 @@ def test_the_leakage_lesson_has_both_splits_and_their_gap(done):
 
 
 def test_slices_and_patients_are_drawn_as_the_report_cut_them():
-    from segkit.studies.lgg.experiments import _drawn
+    from segkit.studies.lgg.lesson import _drawn
 
     index = [(f"p{i:02d}", k) for i in range(40) for k in range(25)]
     for seed in range(20):

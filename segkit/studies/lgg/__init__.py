@@ -4,8 +4,9 @@ Report: Tooprani and Veerannagari, Concordia 2022, after Buda et al. 2019. Data 
 FLAIR abnormality.
 
 ``layout`` finds slices and patients, ``steps`` writes what notebooks 01 and 02 do, ``networks`` trains, predicts and segments a
-user's own slices, ``tables`` scores, ``radiogenomics`` tests shape against clusters, ``experiments`` holds the long runs. What a user
-needs is at hand here: ``lgg.segment("folder of slices")``, ``lgg.measure(mask)``.
+user's own slices, ``tables`` scores, ``radiogenomics`` tests shape against clusters, ``experiments`` holds the long runs, ``lesson`` the
+leak, ``recipes`` what a table's rows were made with. What a user needs is at hand here: ``lgg.segment("folder of slices")``,
+``lgg.measure(mask)``.
 """
 
 from segkit.studies.lgg import experiments, radiogenomics

@@ -18,14 +18,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from segkit import legacy, metrics, training
+from segkit import metrics
 from segkit.studies import common
 from segkit.studies.lgg.layout import RELEASED, find, labelled, lacking, leave_site_out, read, split, start
+from segkit.studies.lgg.lesson import leakage
 from segkit.studies.lgg.networks import (
-    AUGMENTATION,
-    DROPPED,
-    HOLLOW,
-    build,
+    REPORT_RATE,
     choose_threshold,
     load_run,
     middle,
@@ -35,11 +33,11 @@ from segkit.studies.lgg.networks import (
     train,
     within_error,
 )  # fmt: skip
-from segkit.studies.lgg.steps import downsample, is_current, load, made, standardise
+from segkit.studies.lgg.recipes import recipe_for, rows  # noqa: F401 (notebooks read tables with it)
+from segkit.studies.lgg.steps import downsample, is_current, load, standardise
 from segkit.studies.lgg.tables import evaluate
 
 CURVE = (1 / 4, 1 / 2, 1.0)  # shares of the training patients
-RECIPE = f"{RELEASED}, threshold in the middle"  # of those that choose_threshold finds as good as the best
 # ways to choose a threshold from selection patients' Dice; the first is ours
 RULES: dict[str, Callable[[pd.DataFrame], float]] = {
     "in the middle of those within one standard error": middle,
@@ -49,53 +47,6 @@ RULES: dict[str, Callable[[pd.DataFrame], float]] = {
 }
 CHANNEL = {"pre": 0, "post": 2}
 LEFT_OUT: tuple[tuple[str, ...], ...] = ((), ("pre",), ("post",), ("pre", "post"))  # FLAIR stands in
-REPORT_RATE = 1e-3  # of the report's networks, one of which has no normalisation and does not bear ours
-BOTH = {"slices": True, "patients": False}  # whether the lesson's split lets a patient stand on both sides
-
-
-def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epochs: int | None = None) -> str:
-    """What a row was made with; the last word changes with the profile, what training and 02 set, our network and the patients."""
-    budget = f"{minutes:g} minutes" if minutes else f"{epochs} epochs"
-    patients = labelled(find(run.data))
-    settings = (
-        run.profile, sorted(AUGMENTATION.items()), DROPPED, HOLLOW, patients, made(run.profile.size), _parameters(run.profile.filters),
-        sorted(map(str, training.RECIPE.items())),
-    )  # fmt: skip
-    mark = common.mark(*settings)
-    return f"{what}, {budget}, {run.profile.size}², {len(patients)} patients, seed {run.seed}, settings {mark}"
-
-
-def recipe_for(run: common.Run, what: str, *, fold: int = 1) -> str:
-    """:func:`recipe_of` the rows of ``tables/<what>.csv``: folds, thresholds, compare, leakage, curve, sites or sequences."""
-    p = run.profile
-    whole, cell = {"minutes": p.minutes, "epochs": p.epochs}, {"minutes": p.cell_minutes, "epochs": p.cell_epochs}
-    said: dict[str, tuple[str, dict]] = {
-        "folds": (RECIPE, whole), "thresholds": (f"{RELEASED}, selection patients", whole), "compare": (f"fold {fold}", cell),
-        "leakage": ("lgg_unet, a quarter of its width", cell | {"minutes": p.lesson_minutes}),
-        "curve": (f"{RECIPE}, fold {fold}", whole), "sites": (f"{RECIPE}, a site left out", whole),
-        "sequences": (f"{RECIPE}, sequences left out", whole),
-    }  # fmt: skip
-    return recipe_of(run, said[what][0], **said[what][1])
-
-
-def rows(run: common.Run, what: str, *, fold: int = 1) -> pd.DataFrame | None:
-    """``tables/<what>.csv`` where it is of this run's recipe and patients; None, and a line that says why, where not."""
-    path = run.results / "tables" / f"{what}.csv"
-    if not path.is_file():
-        print(f"{what}: python -m segkit.studies.lgg.experiments {what} --data DIR")
-        return None
-    try:
-        return common.read_rows(path, recipe_for(run, what, fold=fold))
-    except ValueError as error:
-        print(f"not shown: {error}")
-        return None
-
-
-@functools.cache
-def _parameters(filters: tuple[int, ...] | None) -> int:
-    from segkit import models
-
-    return models.build(RELEASED, **({"filters": filters} if filters else {})).count_params()
 
 
 def cross_validate(run: common.Run, *, folds: Sequence[int] = (1, 2, 3, 4, 5), verbose=2) -> pd.DataFrame:
@@ -271,88 +222,6 @@ def _half(network: str) -> dict:
     return halves.get(network, {})
 
 
-def leakage(run: common.Run, *, verbose=2) -> pd.DataFrame:
-    """One network trained twice on the training and selection patients of fold 1: slices split at random, and patients.
-
-    76.5 % train, 10 % select, 13.5 % are scored, as the report's code cut its slices. Both are also scored on the same slices: those
-    that neither trained on, which are the slices drawn for scoring of the patients drawn for scoring.
-
-    Returns
-    -------
-    DataFrame
-        ``tables/leakage.csv``, a row a split: dice (mean over the patients that have tumour on their scored slices), patients (so many),
-        batch_dice (all scored slices as one), same_dice, same_batch_dice, same_patients (on the same slices), shared_patients (scored
-        patients that also train), slices, same_slices.
-    """
-    profile, path = run.profile, run.results / "tables" / "leakage.csv"
-    minutes, epochs = profile.lesson_minutes, profile.cell_epochs
-    recipe = recipe_for(run, "leakage")
-    done = common.read_rows(path, recipe)
-    chosen = split(labelled(find(run.data)))
-    pool = sorted([*chosen["train"], *chosen["selection"]])
-    known = {p: load(run.results, p) for p in pool}
-    index = [(p, k) for p, (_, mask) in known.items() for k in range(mask.shape[2])]
-    sides = {kind: _drawn(index, kind, run.seed) for kind in BOTH}
-    same = np.all([side == "test" for side in sides.values()], axis=0)
-    for kind, side in sides.items():
-        if len(done) and (done["split"] == kind).any():
-            continue
-        row = _lesson(run, known, index, kind, side, same, minutes=minutes, epochs=epochs, verbose=verbose)
-        done = common.add_rows(path, done, pd.DataFrame([row | {"recipe": recipe}]))
-    return done
-
-
-def _drawn(index: list[tuple[str, int]], kind: str, seed: int) -> np.ndarray:
-    """Side of each slice (patient, number) when slices, or patients, are drawn at random."""
-    units = index if kind == "slices" else sorted({p for p, _ in index})
-    if len(units) < 3:
-        raise ValueError(f"{len(units)} {kind} are too few for the lesson: one trains, one selects, one is scored")
-    order = [units[i] for i in np.random.default_rng(seed).permutation(len(units))]
-    test, selection = max(1, round(0.135 * len(order))), max(1, round(0.1 * len(order)))
-    side_of = dict.fromkeys(order, "train") | dict.fromkeys(order[-test - selection :], "selection")
-    side_of |= dict.fromkeys(order[-test:], "test")
-    return np.array([side_of[i if kind == "slices" else i[0]] for i in index])
-
-
-def _lesson(run: common.Run, known: dict, index: list, kind: str, side: np.ndarray, same: np.ndarray, **how) -> dict:
-    """One row of :func:`leakage`."""
-    import keras
-
-    from segkit import augment, data, losses
-
-    profile, of = run.profile, np.array([p for p, _ in index])
-    images = np.stack([known[p][0][:, :, k] for p, k in index])
-    truth = np.stack([known[p][1][:, :, k] for p, k in index])
-    keras.utils.set_random_seed(run.seed)
-    model = build("lgg_unet", profile, **({} if profile.filters else {"filters": (16, 32, 64, 128)}))
-    settings = {"classes": 1, "batch_size": profile.batch_size, "seed": run.seed}
-    more = {
-        "train": {"augment": augment.slices(flips=(1,), rotate=15, scale=0.1, gain=0.1), "steps": profile.steps},
-        "selection": {"shuffle": False},
-    }  # fmt: skip
-    sets = {
-        s: data.Arrays(images[side == s], truth[side == s], list(of[side == s]), **settings, **more[s]) for s in more
-    }
-    training.fit(
-        model, sets["train"], sets["selection"], run=run.results / "runs" / f"leakage_{kind}", loss=losses.get("cross_entropy_dice"),
-        learning_rate=REPORT_RATE, schedule="cosine", ema=0.99, seed=run.seed, allow_leakage=BOTH[kind], bfloat16=True, **how,
-    )  # fmt: skip
-    scored = {"": side == "test", "same_": same}
-    row: dict = {
-        "split": kind, "shared_patients": len(set(of[side == "test"]) & set(of[side == "train"])), "slices": int((side == "test").sum()),
-    }  # fmt: skip
-    for prefix, here in scored.items():
-        found = [model.predict_on_batch(images[here][i : i + 32].astype(np.float32)) for i in range(0, here.sum(), 32)]
-        mask = np.concatenate(found)[..., 0] >= 0.5 if found else np.zeros((0, *truth.shape[1:]), bool)
-        with_tumour = [p for p in sorted(set(of[here])) if truth[here][of[here] == p].any()]
-        by = [metrics.dice(truth[here][of[here] == p], mask[of[here] == p]) for p in with_tumour]
-        row |= {
-            f"{prefix}dice": float(np.mean(by)) if by else np.nan, f"{prefix}patients": len(by),
-            f"{prefix}batch_dice": legacy.lgg_batch_dice(truth[here], mask) if len(mask) else np.nan,
-        }  # fmt: skip
-    return row | {"same_slices": int(same.sum())}
-
-
 def learning_curve(run: common.Run, *, fold: int = 1, verbose=2) -> pd.DataFrame:
     """The recipe with a quarter, half and all of a fold's training patients, at equal minutes: ``tables/curve.csv``.
 
@@ -365,9 +234,12 @@ def learning_curve(run: common.Run, *, fold: int = 1, verbose=2) -> pd.DataFrame
     for n in dict.fromkeys(max(1, round(share * len(order))) for share in CURVE):
         if len(done) and (done["patients"] == n).any():
             continue
-        name = f"curve_{n}" if n < len(order) else f"fold{fold}_{RELEASED}"
-        model, _ = train(run, chosen | {"train": sorted(order[:n])}, name=name, verbose=verbose)
-        scores = _scored(run, model, name, chosen)
+        if n < len(order):
+            name = f"curve_{n}"
+            model, _ = train(run, chosen | {"train": sorted(order[:n])}, name=name, verbose=verbose)
+            scores = _scored(run, model, name, chosen)
+        else:
+            scores = cross_validate(run, folds=(fold,), verbose=verbose).query("fold == @fold")
         done = common.add_rows(
             path, done, scores[["subject", "dice", "hd95_pixels", "threshold"]].assign(patients=n, recipe=recipe)
         )

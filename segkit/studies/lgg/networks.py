@@ -21,6 +21,7 @@ COLOURS = ("#00C000", "#E00000")  # truth, prediction: as the report draws them
 AUGMENTATION = {"flips": (1,), "rotate": 20, "scale": 0.15, "gain": 0.1, "noise": 0.15}
 HOLLOW = 0.25  # share of samples whose tumour is given another intensity inside
 DROPPED = 0.08  # share of samples in which pre, and post, are replaced by FLAIR, as where a sequence is missing
+REPORT_RATE = 1e-3  # of the report's networks, one of which has no normalisation and does not bear ours
 
 MODEL = releases.Release("lgg", RELEASED)
 released, load_model = MODEL.files, MODEL.load
