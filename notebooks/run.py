@@ -29,6 +29,14 @@ def studies() -> list[str]:
     return sorted({p.parent.name for p in HERE.glob("*/[0-9][0-9]_*.ipynb")})
 
 
+def needs_data(study: str) -> bool:
+    """Whether the full profile of a study (or of any, for "all") knows no phantoms."""
+    from importlib import import_module
+
+    chosen = studies() if study == "all" else [study]
+    return any(import_module(f"segkit.studies.{s}").PROFILES["full"].phantoms is None for s in chosen if s in studies())
+
+
 def clean(notebook, parameters: dict) -> None:
     """Keep code, text and outputs; drop times, papermill's notes and what differs from machine to machine."""
     from segkit.studies import common
@@ -94,7 +102,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--demo", action="store_true", help="write everything under results_dir/demo")
     options = parser.parse_args()
-    if options.profile == "full" and not options.data:
+    if options.profile == "full" and not options.data and needs_data(options.study):
         parser.error("PROFILE=full needs DATA=<folder with the real data>")
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

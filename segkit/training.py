@@ -264,8 +264,18 @@ def provenance() -> dict:
             versions[name] = "unknown"
     return {
         "git": revision or "unknown", "python": platform.python_version(), "versions": versions,
-        "backend": keras.backend.backend(), "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "backend": keras.backend.backend(), "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
     }  # fmt: skip
+
+
+def _processor() -> str:
+    """The processor's name where Linux says it, else its kind."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{platform.machine()} ({named[0]})" if named else platform.machine()
 
 
 class _Keeper(keras.callbacks.Callback):

@@ -233,6 +233,8 @@ def test_experiments_resume_and_hold_what_they_promise(done, monkeypatch):
     assert coarse["dice_fine"].notna().all()
     test = set(qsm.experiments.sides(done)["test"])
     assert all(set(t["subject"]) == test for t in first.values())
+    for what, table in first.items():  # what notebooks show is what was just written
+        assert len(qsm.experiments.rows(done, what)) == len(table)
     monkeypatch.setattr(qsm.experiments, "train", None)
     monkeypatch.setattr(qsm.experiments, "train_recipe", None)
     again = {
@@ -242,6 +244,16 @@ def test_experiments_resume_and_hold_what_they_promise(done, monkeypatch):
     }
     for name, table in again.items():
         np.testing.assert_allclose(table["dice"], first[name]["dice"], atol=1e-5)
+
+
+def test_rows_of_another_recipe_are_not_shown(done, tmp_path, capsys):
+    run = dataclasses.replace(done, results=tmp_path)
+    assert qsm.experiments.rows(run, "binary") is None
+    assert "experiments binary --data DIR" in capsys.readouterr().out
+    (tmp_path / "tables").mkdir()
+    pd.DataFrame({"label": ["brain"], "recipe": ["another"]}).to_csv(tmp_path / "tables" / "binary.csv", index=False)
+    assert qsm.experiments.rows(run, "binary") is None
+    assert "not shown: " in capsys.readouterr().out
 
 
 def test_a_perfect_method_scores_one_and_its_susceptibility_is_right(done, tmp_path):
@@ -517,18 +529,24 @@ def test_a_nucleus_gets_another_mean_and_the_rest_stays():
 
 
 def test_the_release_learns_from_varied_maps_and_is_scored_on_others(tmp_path, monkeypatch, hoa_map):
-    maps, few = tmp_path / "maps", tmp_path / "few"
+    maps, others = tmp_path / "maps", tmp_path / "others"
     for k in range(7):
         volumes.save(hoa_map(shift=(k, 0, 0), half=3), maps / f"{k}.nii.gz")
-        volumes.save(hoa_map(half=3), few / f"{min(k, 4)}.nii.gz")
+    volumes.save(hoa_map(half=3), others / "another.nii.gz")
     monkeypatch.setattr(common, "home", lambda: tmp_path)
     run = qsm.start("smoke", data=maps, results=tmp_path / "results_dir")
     run = dataclasses.replace(run, profile=dataclasses.replace(run.profile, batch_size=1))
-    with pytest.raises(ValueError, match="5 label maps are too few: 5 are held out"):
-        qsm.experiments.release_all(run, maps=few, verbose=0)
+    qsm.experiments.prepare(run)
+    (test,) = qsm.experiments.sides(run)["test"]
+    with pytest.raises(ValueError, match=f"has no label map of the test subject {test}"):
+        qsm.experiments.release_all(run, maps=others, verbose=0)
     scores = qsm.experiments.release_all(run, maps=maps, verbose=0)
-    assert set(scores["subject"]) == {str(k) for k in range(2, 7)}
+    assert set(scores["subject"]) == {test}
+    assert set(scores["simulation"]) == {"study", "varied"}
     (path,) = qsm.released()
     record = json.loads(path.with_suffix(".run.json").read_text())
-    assert record["settings"]["train"]["subjects"] == ["0", "1"]
+    learned = record["settings"]["train"]["subjects"]
+    assert test not in learned
+    assert {s.rstrip("*") for s in learned} == {str(k) for k in range(7)} - {test}
+    assert sum(s.endswith("*") for s in learned) == 4  # those of the run, simulated as in the study too
     assert record["settings"]["train"]["augment"]["recoloured"] > 0

@@ -1,5 +1,6 @@
 """The WMH study and its phantoms: layout, grids there and back, losses, the challenge's scores, errors by size, a user's scan."""
 
+import dataclasses
 import json
 
 import edt
@@ -203,7 +204,7 @@ def test_every_loss_trains_the_same_generator(done, tmp_path):
         wmh.train(done, parts, loss="content", features=str(tmp_path / "none.npz"), verbose=0)
 
 
-def test_cells_resume_and_say_where_features_came_from(done, monkeypatch):
+def test_cells_resume_and_say_where_features_came_from(done, monkeypatch, capsys):
     rows = wmh.experiments.losses_table(done, features="random", verbose=0)
     assert list(rows["loss"].unique()) == ["dice", "content"]
     assert set(rows["set"]) == {"internal", "external"}
@@ -212,6 +213,21 @@ def test_cells_resume_and_say_where_features_came_from(done, monkeypatch):
     monkeypatch.setattr(wmh.experiments, "train", None)
     again = wmh.experiments.losses_table(done, features="random", verbose=0)
     np.testing.assert_allclose(again["dice"], rows["dice"], atol=1e-5)
+    np.testing.assert_allclose(wmh.experiments.rows(done, "losses")["dice"], rows["dice"], atol=1e-5)
+    # its network is found by the loss, and none is made up where there is none
+    assert wmh.experiments.load_cell(done, "content", features="random").count_params() > 0
+    assert wmh.experiments.load_cell(done, "content", features="random", seed=9) is None
+    assert "train it with experiments losses" in capsys.readouterr().out
+
+
+def test_rows_of_another_recipe_are_not_shown(done, tmp_path, capsys):
+    run = dataclasses.replace(done, results=tmp_path)
+    assert wmh.experiments.rows(run, "real") is None
+    assert "experiments recipe --real DIR --final" in capsys.readouterr().out
+    (tmp_path / "tables").mkdir()
+    pd.DataFrame({"loss": ["dice"], "recipe": ["another"]}).to_csv(tmp_path / "tables" / "losses.csv", index=False)
+    assert wmh.experiments.rows(run, "losses") is None
+    assert "not shown: " in capsys.readouterr().out
 
 
 def test_anatomies_are_soft_maps_as_bytes(done, tmp_path):

@@ -248,6 +248,18 @@ def read_rows(path: Path, recipe: str) -> pd.DataFrame:
     return done
 
 
+def rows_or_why(path: Path, recipe: str, command: str) -> pd.DataFrame | None:
+    """:func:`read_rows` for a notebook: None, and a line that says why, where there are none or another recipe wrote them."""
+    if not path.is_file():
+        print(f"{path.stem}: {command}")
+        return None
+    try:
+        return read_rows(path, recipe)
+    except ValueError as error:
+        print(f"not shown: {error}")
+        return None
+
+
 def add_rows(path: Path, done: pd.DataFrame, rows: pd.DataFrame, *, digits: int = 5) -> pd.DataFrame:
     """``done`` and ``rows`` together, written to ``path``."""
     done = pd.concat([done, rows], ignore_index=True)

@@ -67,6 +67,19 @@ def recipe_of(run: common.Run, what: str, minutes: float | None) -> str:
     return f"{what}, {budget}, seed {run.seed}, settings {mark}"
 
 
+def recipe_for(run: common.Run, what: str, *, count: int = 5) -> str:
+    """:func:`recipe_of` the rows of ``tables/<what>.csv``: networks, losses, ablation, recipe, ensemble or folds."""
+    said = {"recipe": NETWORK, "ensemble": f"{NETWORK}, several", "folds": f"{NETWORK}, {count} folds"}
+    minutes = run.profile.recipe_minutes if what in ("recipe", "ensemble") else run.profile.cell_minutes[what]
+    return recipe_of(run, said.get(what, what), minutes)
+
+
+def rows(run: common.Run, what: str) -> pd.DataFrame | None:
+    """``tables/<what>.csv`` where it is of this run's recipe; None, and a line that says why, where not."""
+    command = f"python -m segkit.studies.ibsr.experiments {what} --data DIR"
+    return common.rows_or_why(run.results / "tables" / f"{what}.csv", recipe_for(run, what), command)
+
+
 def networks(run: common.Run, *, verbose=2) -> pd.DataFrame:
     """The report's networks at equal minutes: ``tables/networks.csv``, a row a network, subject and tissue."""
     return _cells(run, "networks", NETWORKS, run.profile.cell_minutes["networks"], verbose)
@@ -83,7 +96,7 @@ def ablation(run: common.Run, *, verbose=2) -> pd.DataFrame:
 
 
 def _cells(run: common.Run, what: str, cells: dict[str, dict], minutes: float | None, verbose) -> pd.DataFrame:
-    path, recipe = run.results / "tables" / f"{what}.csv", recipe_of(run, what, minutes)
+    path, recipe = run.results / "tables" / f"{what}.csv", recipe_for(run, what)
     done, parts = common.read_rows(path, recipe), split(find(run.data))
     for name, given in cells.items():
         mark = common.mark(sorted(given.items()))
@@ -126,7 +139,7 @@ def made_otherwise(run: common.Run, images: str | None) -> Path:
 def recipe(run: common.Run, *, verbose=2) -> pd.DataFrame:
     """Train our own recipe, score it on the validation subjects and take it apart: ``tables/recipe.csv``."""
     minutes = run.profile.recipe_minutes
-    path, said = run.results / "tables" / "recipe.csv", recipe_of(run, NETWORK, minutes)
+    path, said = run.results / "tables" / "recipe.csv", recipe_for(run, "recipe")
     done, parts = common.read_rows(path, said), split(find(run.data))
     model, history = train_recipe(run, parts, verbose=verbose)
     for name, (method, results) in steps(run, model).items():
@@ -139,8 +152,7 @@ def recipe(run: common.Run, *, verbose=2) -> pd.DataFrame:
 
 def ensemble(run: common.Run, *, members: int = 3, verbose=2) -> pd.DataFrame:
     """The mean of recipes that differ in their seed, from one to ``members`` of them: ``tables/ensemble.csv``."""
-    minutes = run.profile.recipe_minutes
-    path, said = run.results / "tables" / "ensemble.csv", recipe_of(run, f"{NETWORK}, several", minutes)
+    path, said = run.results / "tables" / "ensemble.csv", recipe_for(run, "ensemble")
     done, parts, trained = common.read_rows(path, said), split(find(run.data)), []
     for k in range(1, members + 1):
         name = NETWORK if k == 1 else f"{NETWORK}_{k}"
@@ -188,7 +200,7 @@ def folds(run: common.Run, *, count: int = 5, jobs: int = 1, verbose=2) -> pd.Da
     its last epoch.
     """
     path = run.results / "tables" / "folds.csv"
-    said = recipe_of(run, f"{NETWORK}, {count} folds", run.profile.cell_minutes["folds"])
+    said = recipe_for(run, "folds", count=count)
     done = common.read_rows(path, said)
     missing = [k for k in range(1, count + 1) if not len(done) or not (done["fold"] == k).any()]
     cells = [(_fold, run, k, count, verbose) for k in missing]

@@ -59,7 +59,7 @@ PROFILES = {
     # a few hundred steps: the Dice term finds the ventricles in them, which cross-entropy alone does not
     "quick": Profile(
         "quick", {"Training_Set": 4, "Validation_Set": 2, "Test_Set": 1}, ("ibsr_unet2d_4level",), minutes=2, epochs=None,
-        loss="cross_entropy_dice", learning_rate=2e-3, batch_size=32,
+        loss="cross_entropy_dice", learning_rate=2e-3, batch_size=32, recipe_minutes=1.5,
     ),
     "full": Profile(
         "full", None, ("ibsr_unet2d_4level", "ibsr_unet2d"), minutes=30, epochs=200, recipe_minutes=90,

@@ -14,7 +14,7 @@ from sklearn.mixture import GaussianMixture
 from segkit import files, intensity, volumes
 from segkit.studies import common, releases
 from segkit.studies.ibsr.layout import LABELS, RELEASED, SPACING_MM, Profile
-from segkit.studies.ibsr.recipe import NEIGHBOURS, cubes, predict_recipe
+from segkit.studies.ibsr.recipe import NEIGHBOURS, NETWORK, cubes, predict_recipe
 from segkit.studies.ibsr.steps import load_patches, normalise
 
 
@@ -153,13 +153,16 @@ def mixture_baseline(image: Nifti1Image, *, seed: int = 0, sample: int = 50_000)
 
 
 def methods(run: common.Run) -> dict:
-    """What 04_testing compares: name to ``callable(bias-corrected image) -> labels``, baselines first, then the networks."""
+    """What 04_testing compares: name to ``callable(bias-corrected image) -> labels``: baselines, the networks, our recipe."""
     from segkit import models
 
     out = {"threshold (Otsu)": threshold_baseline, "Gaussian mixture": mixture_baseline}
     for name in run.profile.networks:
         model = models.load(common.need(run.results / "runs" / name / "best.keras", "03_training"))
         out[name] = functools.partial(predict, model, spacing_mm=run.profile.spacing_mm)
+    own = run.results / "runs" / NETWORK / "best.keras"
+    if own.is_file():
+        out[NETWORK] = functools.partial(predict_recipe, models.load(own), spacing_mm=run.profile.spacing_mm)
     return out
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from segkit import metrics
+from segkit import metrics, models, training
 from segkit.studies import common
 from segkit.studies.lgg.layout import RELEASED, find, labelled, lacking, leave_site_out, read, split, start
 from segkit.studies.lgg.lesson import leakage
@@ -142,8 +142,8 @@ def compare(
 ) -> pd.DataFrame:
     """The report's networks and ours at equal minutes on one fold, scored on its test patients: ``tables/compare.csv``.
 
-    Where the budgets agree, ours is the fold's own run. Full width first: a network that sees less than two epochs' worth of slices
-    in the budget is followed by its half-width twin.
+    Where the budgets agree, ours is the fold's own run, from ``tables/folds.csv``. Full width first: a network that sees less than
+    two epochs' worth of slices in the budget is followed by its half-width twin.
 
     Parameters
     ----------
@@ -184,26 +184,41 @@ def compare(
                 settings |= {"learning_rate": REPORT_RATE}
             name = f"compare_{network}_{width}" + ("" if encoder is None else "_pretrained")
             if network == RELEASED and (profile.minutes, profile.epochs) == (minutes, epochs):
-                name = f"fold{fold}_{RELEASED}"
-            model, history = train(
-                run, chosen, network=network, name=name, minutes=minutes, epochs=epochs, verbose=verbose, **settings
-            )
-            if not np.isfinite(history["loss"]).all():
-                raise ValueError(
-                    f"{name}: the loss is not a number; choose a smaller learning rate, and remove the run's folder"
+                scores = cross_validate(run, folds=(fold,), verbose=verbose).query("fold == @fold")
+                folder = run.results / "runs" / f"fold{fold}_{RELEASED}"
+                history = training.read_run(folder)[1] if folder.is_dir() else None
+                slim = {"filters": profile.filters} if profile.filters else {}
+                parameters = models.build(RELEASED, **slim).count_params()
+            else:
+                model, history = train(
+                    run, chosen, network=network, name=name, minutes=minutes, epochs=epochs, verbose=verbose, **settings
                 )
-            scores = _scored(run, model, name, chosen)
-            count = sum(load(run.results, p)[0].shape[2] for p in chosen["train"])
-            steps, seconds = int(history["iterations"].iloc[-1]), float(history["seconds"].iloc[-1])
+                if not np.isfinite(history["loss"]).all():
+                    raise ValueError(
+                        f"{name}: the loss is not a number; choose a smaller learning rate, and remove the run's folder"
+                    )
+                scores, parameters = _scored(run, model, name, chosen), model.count_params()
             here = scores[["subject", "dice", "hd95_pixels", "threshold"]].assign(
-                network=network, width=width, encoder=said, parameters=model.count_params(), steps=steps,
-                epochs=steps * profile.batch_size / count, seconds=seconds, recipe=recipe,
+                network=network, width=width, encoder=said, parameters=parameters, **_spent(run, chosen, history), recipe=recipe,
             )  # fmt: skip
             done = common.add_rows(path, done, here)
         seldom = here["epochs"].iloc[0] < 2 and not profile.filters
         if width == "full" and encoder is None and seldom and _half(network):
             cells.insert(0, (network, "half", None))
     return done
+
+
+def _spent(run: common.Run, chosen: dict[str, list[str]], history: pd.DataFrame | None) -> dict:
+    """Steps, epochs (slices seen / slices) and seconds of a run; unknown where its record is not here any more."""
+    if history is None:
+        return {"steps": np.nan, "epochs": np.nan, "seconds": np.nan}
+    count = sum(load(run.results, p)[0].shape[2] for p in chosen["train"])
+    steps = int(history["iterations"].iloc[-1])
+    return {
+        "steps": steps,
+        "epochs": steps * run.profile.batch_size / count,
+        "seconds": float(history["seconds"].iloc[-1]),
+    }
 
 
 @functools.cache

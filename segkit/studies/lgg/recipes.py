@@ -40,15 +40,8 @@ def recipe_for(run: common.Run, what: str, *, fold: int = 1) -> str:
 
 def rows(run: common.Run, what: str, *, fold: int = 1) -> pd.DataFrame | None:
     """``tables/<what>.csv`` where it is of this run's recipe and patients; None, and a line that says why, where not."""
-    path = run.results / "tables" / f"{what}.csv"
-    if not path.is_file():
-        print(f"{what}: python -m segkit.studies.lgg.experiments {what} --data DIR")
-        return None
-    try:
-        return common.read_rows(path, recipe_for(run, what, fold=fold))
-    except ValueError as error:
-        print(f"not shown: {error}")
-        return None
+    command = f"python -m segkit.studies.lgg.experiments {what} --data DIR"
+    return common.rows_or_why(run.results / "tables" / f"{what}.csv", recipe_for(run, what, fold=fold), command)
 
 
 @functools.cache

@@ -34,7 +34,6 @@ from segkit.studies.qsm.tables import evaluate
 from segkit.studies.qsm.user import release
 
 BINARY = ("brain", "hippocampus", "caudate")
-HELD_OUT = 5  # label maps that the released model does not see
 CURVE = (1 / 4, 1 / 2, 1.0)  # shares of the training subjects
 KEPT = ("subject", "label", "dim", "dice", "hd_mm", "hd95_mm", "surface_dice", "legacy_dice", "legacy_hd_voxels")
 
@@ -74,6 +73,23 @@ def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epoch
     return f"{what}, {budget}, {len(subjects)} subjects, seed {run.seed}, settings {mark}"
 
 
+def recipe_for(run: common.Run, what: str, *, network: str = "qsm_unet3d") -> str:
+    """:func:`recipe_of` the rows of ``tables/<what>.csv``: compare, binary, resolution, curve or best."""
+    p = run.profile
+    cell, whole = {"minutes": p.cell_minutes, "epochs": p.cell_epochs}, {"minutes": p.minutes, "epochs": p.epochs}
+    said: dict[str, tuple[str, dict]] = {
+        "compare": ("five labels", cell), "binary": (network, cell | {"minutes": p.brain_minutes}),
+        "resolution": (f"{network}, five labels", cell), "curve": (RELEASED, cell), "best": (RELEASED, whole),
+    }  # fmt: skip
+    return recipe_of(run, said[what][0], **said[what][1])
+
+
+def rows(run: common.Run, what: str) -> pd.DataFrame | None:
+    """``tables/<what>.csv`` where it is of this run's recipe; None, and a line that says why, where not."""
+    command = f"python -m segkit.studies.qsm.experiments {what} --data DIR"
+    return common.rows_or_why(run.results / "tables" / f"{what}.csv", recipe_for(run, what), command)
+
+
 def sides(run: common.Run, *, train: int | None = None) -> dict[str, list[str]]:
     """:func:`segkit.studies.qsm.split` of the run's subjects."""
     return split(list(find(run.data).index), train=train)
@@ -107,7 +123,7 @@ def recipe_method(model, run: common.Run, *, dim: int) -> Callable[[str], np.nda
 def compare(run: common.Run, *, networks: Sequence[str] | None = None, verbose=2) -> pd.DataFrame:
     """One five-label model a network at equal minutes, tested: ``tables/compare.csv``."""
     profile = run.profile
-    recipe = recipe_of(run, "five labels", minutes=profile.cell_minutes, epochs=profile.cell_epochs)
+    recipe = recipe_for(run, "compare")
     path = run.results / "tables" / "compare.csv"
     done = common.read_rows(path, recipe)
     for network in networks or profile.compared:
@@ -121,7 +137,7 @@ def compare(run: common.Run, *, networks: Sequence[str] | None = None, verbose=2
 def binary(run: common.Run, *, labels: Sequence[str] = BINARY, network: str = "qsm_unet3d", verbose=2) -> pd.DataFrame:
     """The report's binary models of one mask each: ``tables/binary.csv``."""
     profile = run.profile
-    recipe = recipe_of(run, network, minutes=profile.brain_minutes, epochs=profile.cell_epochs)
+    recipe = recipe_for(run, "binary", network=network)
     path = run.results / "tables" / "binary.csv"
     done = common.read_rows(path, recipe)
     for label in labels:
@@ -138,7 +154,7 @@ def resolution(run: common.Run, *, network: str = "qsm_unet3d", verbose=2) -> pd
     ``dice`` is on the working grid, ``dice_fine`` on the finest cube, where all dimensions can be compared.
     """
     profile = run.profile
-    recipe = recipe_of(run, f"{network}, five labels", minutes=profile.cell_minutes, epochs=profile.cell_epochs)
+    recipe = recipe_for(run, "resolution", network=network)
     path = run.results / "tables" / "resolution.csv"
     done = common.read_rows(path, recipe)
     for dim in profile.dims:
@@ -168,7 +184,7 @@ def _on_the_finest(
 def learning_curve(run: common.Run, *, verbose=2) -> pd.DataFrame:
     """The recipe with a quarter, half and all training subjects at equal minutes: ``tables/curve.csv``."""
     profile = run.profile
-    recipe = recipe_of(run, RELEASED, minutes=profile.cell_minutes, epochs=profile.cell_epochs)
+    recipe = recipe_for(run, "curve")
     path = run.results / "tables" / "curve.csv"
     done = common.read_rows(path, recipe)
     whole = len(sides(run)["train"])
@@ -189,7 +205,7 @@ def learning_curve(run: common.Run, *, verbose=2) -> pd.DataFrame:
 def best(run: common.Run, *, verbose=2) -> pd.DataFrame:
     """The recipe for the profile's minutes: ``tables/best.csv``, every column of :func:`evaluate`."""
     profile = run.profile
-    recipe = recipe_of(run, RELEASED, minutes=profile.minutes, epochs=profile.epochs)
+    recipe = recipe_for(run, "best")
     path = run.results / "tables" / "best.csv"
     done = common.read_rows(path, recipe)
     if not len(done):
@@ -203,36 +219,40 @@ def best(run: common.Run, *, verbose=2) -> pd.DataFrame:
 
 
 def release_all(run: common.Run, *, maps: Path, verbose=2) -> pd.DataFrame:
-    """Train the recipe on widely varied simulations of all label maps but five, score it on these five, and release it.
+    """Train the recipe on widely varied simulations of all label maps but the test subjects', and release it: ``tables/release.csv``.
 
     Parameters
     ----------
     maps : folder
         Label maps of the Harvard-Oxford Atlas 2.0, ``<subject>.nii.gz``. One map is simulated of each, into
         ``data_dir/qsm/varied_<profile>_seed<seed>``; each draws its own susceptibilities, noise, texture, veins, field direction, mask and
-        inversion (:class:`segkit.phantoms.qsm.Difficulty`).
+        inversion (:class:`segkit.phantoms.qsm.Difficulty`). The run's own training subjects are learned from as well.
 
     Returns
     -------
     DataFrame
-        Scores of the five subjects, which stand beside the released model.
+        Scores of the test subjects, as the run has them and varied (column simulation); they stand beside the released model.
     """
-    profile = run.profile
+    profile, test = run.profile, sides(run)["test"]
     sources = sorted(p.name.removesuffix(".nii.gz") for p in maps.glob("*.nii.gz"))
-    if len(sources) <= HELD_OUT:
-        raise ValueError(f"{maps}: {len(sources)} label maps are too few: {HELD_OUT} are held out for scoring")
+    lacking = sorted(set(test) - set(sources))
+    if lacking:
+        raise ValueError(f"{maps}: has no label map of the test subject {lacking[0]}, who could not be kept out")
     folder = common.home() / "data_dir" / "qsm" / f"varied_{profile.name}_seed{run.seed}"
     phantoms.write(
         "qsm", folder, subjects=len(sources), seed=run.seed + 1, coarse=profile.coarse, nuclei=maps, vary=True
     )
     varied = dataclasses.replace(run, data=folder, results=run.results / "varied")
     prepare(varied)
-    chosen = {"train": sources[:-HELD_OUT], "selection": []}
+    chosen = {"train": [s for s in sources if s not in test], "selection": []}
     name = f"released_{RELEASED}"
-    model, _ = train_recipe(run, chosen, name=name, results=[varied.results], wide=True, verbose=verbose)
-    scores = evaluate(
-        {RELEASED: recipe_method(model, varied, dim=profile.dim)}, varied.results, sources[-HELD_OUT:], dim=profile.dim
-    )
+    model, _ = train_recipe(run, chosen, name=name, results=[varied.results, run.results], wide=True, verbose=verbose)
+    parts = []
+    for said, here in (("study", run), ("varied", varied)):
+        method = recipe_method(model, here, dim=profile.dim)
+        scores = evaluate({f"{RELEASED}, released": method}, here.results, test, dim=profile.dim)
+        parts.append(scores.assign(simulation=said))
+    scores = common.add_rows(run.results / "tables" / "release.csv", pd.DataFrame(), pd.concat(parts))
     release(run, name, scores)
     return scores
 

@@ -48,6 +48,7 @@ class Profile:
     box: tuple[int, ...] = (96, 112, 96)  # what one of its samples holds
     steps: int = 100  # batches an epoch
     batch_size: int = 4
+    learning_rate: float = 3e-4  # as reported; a quick run takes larger steps
     cell_minutes: float | None = None  # of comparisons
     brain_minutes: float | None = None  # of binary models
     cell_epochs: int | None = None
@@ -61,8 +62,9 @@ PROFILES = {
         compared=("qsm_unet3d", "qsm_double_branch"),
     ),
     "quick": Profile(
-        "quick", {"subjects": 10}, coarse=4, dims=(128, 64), dim=128, subjects=10, minutes=0.8, filters=(16, 32, 64),
-        fine=128, stem=1, box=(48, 56, 48), steps=25, batch_size=1, cell_minutes=0.4, compared=("qsm_unet3d", "qsm_resunet3d"),
+        "quick", {"subjects": 10}, coarse=4, dims=(128, 64), dim=128, subjects=10, minutes=1, filters=(8, 16, 32),
+        patch=(48, 48, 48), fine=128, stem=1, box=(48, 56, 48), steps=25, batch_size=1, learning_rate=3e-3, cell_minutes=0.4,
+        compared=("qsm_unet3d", "qsm_resunet3d"),
     ),
     "full": Profile(
         "full", None, coarse=2, dims=(256, 128, 64), dim=128, subjects=40, minutes=120, batch_size=2, cell_minutes=25, brain_minutes=15,

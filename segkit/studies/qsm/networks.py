@@ -13,9 +13,8 @@ from segkit.studies import common
 from segkit.studies.qsm.layout import ALL, LABELS, MASKS, RELEASED, Profile, model_name
 from segkit.studies.qsm.steps import centre_box, load_cube, normalise
 
-# the report's optimiser (section 4.2); its Keras had no weight decay in Adam, so AdamW takes it
+# the report's optimiser (section 4.2), at 3e-4; its Keras had no weight decay in Adam, so AdamW takes it
 OPTIMIZER = {"class_name": "adamw", "config": {"beta_1": 0.9, "beta_2": 0.99, "weight_decay": 3e-5}}
-LEARNING_RATE = 3e-4
 AUGMENTATION = {
     "flips": (0,), "rotate": 12, "scale": 0.15, "stretch": 0.1, "shear": 0.05, "bend": 2.0, "gain": 0.2, "gamma": 0.15, "noise": 0.3,
     "blur": 0.7,
@@ -137,7 +136,7 @@ def train(
     history = training.fit(
         model, sides["train"], sides["selection"], run=run.results / "runs" / (name or f"{network}_{label}_dim{dim}"),
         loss=losses.get(loss), metrics=(losses.soft_dice,), epochs=epochs, minutes=minutes, optimizer=OPTIMIZER,
-        learning_rate=LEARNING_RATE, seed=seed, bfloat16=True, verbose=verbose,
+        learning_rate=profile.learning_rate, seed=seed, bfloat16=True, verbose=verbose,
         settings={"network": network, "label": label, "dim": dim, **settings},
     )  # fmt: skip
     return model, history
@@ -166,7 +165,7 @@ def train_recipe(
     subjects : dict
         ``train`` and ``selection`` (which may be empty: then the training loss decides).
     results : folders, optional
-        Where cubes are looked up, the first that has a subject; default the run's.
+        Where cubes are looked up: each that has a subject gives a sample of it; default the run's.
     wide : bool
         Augment more, and give each nucleus another mean each time, as the released model is trained.
 
@@ -195,7 +194,10 @@ def train_recipe(
     for side in sets:
         if not subjects[side]:
             continue
-        known = {s: _boxed(s, places, profile) for s in subjects[side]}
+        known = {}
+        for subject in subjects[side]:
+            found = [p for p in places if (p / "padded" / subject).is_dir()] or places[:1]
+            known |= {subject + "*" * k: _boxed(subject, place, profile) for k, place in enumerate(found)}
         steps = {"steps": profile.steps} if side == "train" else {"shuffle": False}
         sets[side] = data.Volumes(known, classes=len(LABELS) + 1, batch_size=1, seed=seed, augment=moves[side], **steps)
     history = training.fit(
@@ -223,9 +225,8 @@ def recoloured(transform, sd: float):
     return both
 
 
-def _boxed(subject: str, places: Sequence[Path], profile: Profile) -> tuple[np.ndarray, np.ndarray]:
+def _boxed(subject: str, place: Path, profile: Profile) -> tuple[np.ndarray, np.ndarray]:
     """Normalised map and labels of a subject's cube, cut to a box a third wider than the recipe's samples."""
-    place = next((p for p in places if (p / "padded" / subject).is_dir()), places[0])
     qsm, brain, known = load_cube(place, subject, profile.fine)
     if known is None:
         raise ValueError(f"{subject}: has no labels, so nothing can be learnt from it; take it out of the list")

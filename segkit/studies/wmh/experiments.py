@@ -41,6 +41,12 @@ from segkit.studies.wmh.user import release
 SETS = {"test": "internal", "external": "external"}
 TUNED_ON = "openms"  # real scans that recipes are tuned on; all others are opened once a recipe
 THRESHOLDS = tuple(round(0.1 * k, 1) for k in range(1, 10))
+PLAIN: dict = {"pools": 2, "reduction": "concatenated", "soft": True}  # of the content loss, as reported
+COMMAND = {
+    "losses": "losses --features FILE --real DIR", "features": "features --features FILE --real DIR", "real": "recipe --real DIR --final",
+    "real_missed": "recipe --real DIR --final", "tuning": "recipe --real DIR", "openings": "recipe --real DIR --final",
+    "finetune": "finetune --real DIR", "full_net": "full_net --features FILE",
+}  # fmt: skip
 THRESHOLD_K = 1.35  # of the intensity baseline: the best fixed multiple on ``openms``
 
 
@@ -60,6 +66,43 @@ def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epoch
     return f"{what}, {budget}, {run.profile.size}², settings {mark}"
 
 
+def rows(run: common.Run, what: str) -> pd.DataFrame | None:
+    """``tables/<what>.csv`` for a notebook; None, and a line that says why, where there is none or it is of another recipe."""
+    path, command = (
+        run.results / "tables" / f"{what}.csv",
+        f"python -m segkit.studies.wmh.experiments {COMMAND.get(what, what)}",
+    )
+    if what in ("losses", "features"):
+        return common.rows_or_why(path, _generator(run), command)
+    if not path.is_file():
+        print(f"{what}: {command}")
+        return None
+    return pd.read_csv(path)
+
+
+def _generator(run: common.Run) -> str:
+    return recipe_of(run, "generator", minutes=run.profile.minutes, epochs=run.profile.epochs)
+
+
+def cell_name(cell: dict) -> str:
+    """Folder in ``runs`` of a loss, seed, features, pools, reduction and kind of targets."""
+    words = (cell["loss"], f"seed{cell['seed']}", str(cell["features"]).split(".")[0], cell["pools"], cell["reduction"])
+    return "_".join(map(str, (*words, "soft" if cell["soft"] else "hard")))
+
+
+def load_cell(run: common.Run, loss: str, *, features: str = "imagenet", seed: int = 0):
+    """The trained generator of a cell of :func:`losses_table`; None, and a line that says so, where its run is not here."""
+    from segkit import content
+
+    source = content.source_of(features) if "content" in loss else "none"
+    name = cell_name({"loss": loss, "seed": seed, "features": source} | PLAIN)
+    path = run.results / "runs" / name / "best.keras"
+    if not path.is_file():
+        print(f"{common.shown(path)} is not here: train it with experiments losses")
+        return None
+    return models.load(path)
+
+
 def losses_table(
     run: common.Run,
     *,
@@ -70,21 +113,14 @@ def losses_table(
 ) -> pd.DataFrame:
     """Each loss and seed on the phantoms, tested on the same centres, an unseen one and real scans: ``tables/losses.csv``."""
     profile = run.profile
-    cells = [{"loss": loss, "seed": seed, "features": features, "pools": 2, "reduction": "concatenated", "soft": True}
+    cells = [{"loss": loss, "seed": seed, "features": features} | PLAIN
              for loss in (losses or profile.losses) for seed in profile.seeds]  # fmt: skip
     return _cells(run, "losses", cells, real, verbose)
 
 
 def features_table(run: common.Run, *, features: str = "imagenet", real: Path | None = None, verbose=2) -> pd.DataFrame:
     """The content loss with random features, per layer, with one and three pools, and with hard targets: ``tables/features.csv``."""
-    plain = {
-        "loss": "content",
-        "seed": run.seed,
-        "features": features,
-        "pools": 2,
-        "reduction": "concatenated",
-        "soft": True,
-    }
+    plain = {"loss": "content", "seed": run.seed, "features": features} | PLAIN
     changes: list[dict] = [
         {},
         {"features": "random"},
@@ -100,7 +136,7 @@ def _cells(run: common.Run, what: str, cells: Sequence[dict], real: Path | None,
     from segkit import content
 
     profile, table = run.profile, find(run.data)
-    recipe = recipe_of(run, "generator", minutes=profile.minutes, epochs=profile.epochs)
+    recipe = _generator(run)
     path, parts = run.results / "tables" / f"{what}.csv", split(table)
     done = common.read_rows(path, recipe)
     for cell in cells:
@@ -110,8 +146,7 @@ def _cells(run: common.Run, what: str, cells: Sequence[dict], real: Path | None,
         wanted -= set(here["set"]) if len(here) else set()
         if not wanted:
             continue
-        words = (cell["loss"], f"seed{cell['seed']}", said["features"].split(".")[0], cell["pools"], cell["reduction"])
-        name = "_".join(map(str, (*words, "soft" if cell["soft"] else "hard")))
+        name = cell_name(said)
         model, history = train(run, parts, name=name, verbose=verbose, **cell)
         how = how_of(run.results, parts["train"][0])
         method = {cell["loss"]: functools.partial(predict, model, size=profile.size, how=how)}
