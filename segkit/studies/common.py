@@ -248,10 +248,14 @@ def read_rows(path: Path, recipe: str) -> pd.DataFrame:
     return done
 
 
-def rows_or_why(path: Path, recipe: str, command: str) -> pd.DataFrame | None:
-    """:func:`read_rows` for a notebook: None, and a line that says why, where there are none or another recipe wrote them."""
+def rows_or_why(run: Run, what: str, recipe: str, *, arguments: str = "--data DIR") -> pd.DataFrame | None:
+    """Rows of ``tables/<what>.csv`` for a notebook; None, and a line that says why, where there are none or of another recipe.
+
+    ``arguments`` are those that the study's command line needs to write them.
+    """
+    path = run.results / "tables" / f"{what}.csv"
     if not path.is_file():
-        print(f"{path.stem}: {command}")
+        print(f"{what}: python -m segkit.studies.{run.study}.experiments {what} {arguments}")
         return None
     try:
         return read_rows(path, recipe)

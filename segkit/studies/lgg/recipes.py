@@ -40,8 +40,7 @@ def recipe_for(run: common.Run, what: str, *, fold: int = 1) -> str:
 
 def rows(run: common.Run, what: str, *, fold: int = 1) -> pd.DataFrame | None:
     """``tables/<what>.csv`` where it is of this run's recipe and patients; None, and a line that says why, where not."""
-    command = f"python -m segkit.studies.lgg.experiments {what} --data DIR"
-    return common.rows_or_why(run.results / "tables" / f"{what}.csv", recipe_for(run, what, fold=fold), command)
+    return common.rows_or_why(run, what, recipe_for(run, what, fold=fold))
 
 
 @functools.cache

@@ -86,8 +86,7 @@ def recipe_for(run: common.Run, what: str, *, network: str = "qsm_unet3d") -> st
 
 def rows(run: common.Run, what: str) -> pd.DataFrame | None:
     """``tables/<what>.csv`` where it is of this run's recipe; None, and a line that says why, where not."""
-    command = f"python -m segkit.studies.qsm.experiments {what} --data DIR"
-    return common.rows_or_why(run.results / "tables" / f"{what}.csv", recipe_for(run, what), command)
+    return common.rows_or_why(run, what, recipe_for(run, what))
 
 
 def sides(run: common.Run, *, train: int | None = None) -> dict[str, list[str]]:

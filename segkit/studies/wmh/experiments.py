@@ -42,10 +42,9 @@ SETS = {"test": "internal", "external": "external"}
 TUNED_ON = "openms"  # real scans that recipes are tuned on; all others are opened once a recipe
 THRESHOLDS = tuple(round(0.1 * k, 1) for k in range(1, 10))
 PLAIN: dict = {"pools": 2, "reduction": "concatenated", "soft": True}  # of the content loss, as reported
-COMMAND = {
-    "losses": "losses --features FILE --real DIR", "features": "features --features FILE --real DIR", "real": "recipe --real DIR --final",
-    "real_missed": "recipe --real DIR --final", "tuning": "recipe --real DIR", "openings": "recipe --real DIR --final",
-    "finetune": "finetune --real DIR", "full_net": "full_net --features FILE",
+COMMAND = {  # that writes a table whose rows may be of several recipes
+    "real": "recipe --real DIR --final", "real_missed": "recipe --real DIR --final", "tuning": "recipe --real DIR",
+    "openings": "recipe --real DIR --final", "finetune": "finetune --real DIR", "full_net": "full_net --features FILE",
 }  # fmt: skip
 THRESHOLD_K = 1.35  # of the intensity baseline: the best fixed multiple on ``openms``
 
@@ -68,14 +67,11 @@ def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epoch
 
 def rows(run: common.Run, what: str) -> pd.DataFrame | None:
     """``tables/<what>.csv`` for a notebook; None, and a line that says why, where there is none or it is of another recipe."""
-    path, command = (
-        run.results / "tables" / f"{what}.csv",
-        f"python -m segkit.studies.wmh.experiments {COMMAND.get(what, what)}",
-    )
     if what in ("losses", "features"):
-        return common.rows_or_why(path, _generator(run), command)
+        return common.rows_or_why(run, what, _generator(run), arguments="--features FILE --real DIR")
+    path = run.results / "tables" / f"{what}.csv"
     if not path.is_file():
-        print(f"{what}: {command}")
+        print(f"{what}: python -m segkit.studies.wmh.experiments {COMMAND[what]}")
         return None
     return pd.read_csv(path)
 
