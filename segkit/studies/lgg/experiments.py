@@ -33,7 +33,7 @@ from segkit.studies.lgg.networks import (
     train,
     within_error,
 )  # fmt: skip
-from segkit.studies.lgg.recipes import recipe_for, rows  # noqa: F401 (notebooks read tables with it)
+from segkit.studies.lgg.recipes import curve_minutes, recipe_for, rows  # noqa: F401 (notebooks read tables with it)
 from segkit.studies.lgg.steps import downsample, is_current, load, standardise
 from segkit.studies.lgg.tables import evaluate
 
@@ -154,7 +154,8 @@ def compare(
     -------
     DataFrame
         A row a network and patient: network, width, encoder (where its weights came from), parameters, steps, epochs (slices seen /
-        slices), seconds, subject, dice, hd95_pixels, threshold (that the selection patients choose, as for the folds).
+        slices), seconds, machine (equal minutes are equal on one machine only), subject, dice, hd95_pixels, threshold (that the
+        selection patients choose, as for the folds).
     """
     profile = run.profile
     minutes, epochs = profile.cell_minutes, profile.cell_epochs
@@ -185,8 +186,7 @@ def compare(
             name = f"compare_{network}_{width}" + ("" if encoder is None else "_pretrained")
             if network == RELEASED and (profile.minutes, profile.epochs) == (minutes, epochs):
                 scores = cross_validate(run, folds=(fold,), verbose=verbose).query("fold == @fold")
-                folder = run.results / "runs" / f"fold{fold}_{RELEASED}"
-                history = training.read_run(folder)[1] if folder.is_dir() else None
+                name = f"fold{fold}_{RELEASED}"
                 slim = {"filters": profile.filters} if profile.filters else {}
                 parameters = models.build(RELEASED, **slim).count_params()
             else:
@@ -199,7 +199,7 @@ def compare(
                     )
                 scores, parameters = _scored(run, model, name, chosen), model.count_params()
             here = scores[["subject", "dice", "hd95_pixels", "threshold"]].assign(
-                network=network, width=width, encoder=said, parameters=parameters, **_spent(run, chosen, history), recipe=recipe,
+                network=network, width=width, encoder=said, parameters=parameters, **_spent(run, chosen, name), recipe=recipe,
             )  # fmt: skip
             done = common.add_rows(path, done, here)
         seldom = here["epochs"].iloc[0] < 2 and not profile.filters
@@ -208,16 +208,19 @@ def compare(
     return done
 
 
-def _spent(run: common.Run, chosen: dict[str, list[str]], history: pd.DataFrame | None) -> dict:
-    """Steps, epochs (slices seen / slices) and seconds of a run; unknown where its record is not here any more."""
-    if history is None:
-        return {"steps": np.nan, "epochs": np.nan, "seconds": np.nan}
+def _spent(run: common.Run, chosen: dict[str, list[str]], name: str) -> dict:
+    """Steps, epochs (slices seen / slices), seconds and machine of a run; unknown where its record is not here any more."""
+    folder = run.results / "runs" / name
+    if not folder.is_dir():
+        return {"steps": np.nan, "epochs": np.nan, "seconds": np.nan, "machine": ""}
+    record, history = training.read_run(folder)
     count = sum(load(run.results, p)[0].shape[2] for p in chosen["train"])
     steps = int(history["iterations"].iloc[-1])
     return {
         "steps": steps,
         "epochs": steps * run.profile.batch_size / count,
         "seconds": float(history["seconds"].iloc[-1]),
+        "machine": record["provenance"]["machine"],
     }
 
 
@@ -240,18 +243,21 @@ def _half(network: str) -> dict:
 def learning_curve(run: common.Run, *, fold: int = 1, verbose=2) -> pd.DataFrame:
     """The recipe with a quarter, half and all of a fold's training patients, at equal minutes: ``tables/curve.csv``.
 
-    The last is the fold's own run, which is not trained twice.
+    Twenty minutes a point, or the profile's budget where that is less; then the last is the fold's own run, which is not trained twice.
     """
     path, recipe = run.results / "tables" / "curve.csv", recipe_for(run, "curve", fold=fold)
     done = common.read_rows(path, recipe)
     chosen = split(labelled(find(run.data)), fold=fold)
-    order = list(np.random.default_rng(run.seed).permutation(chosen["train"]))
+    order, minutes = (
+        list(np.random.default_rng(run.seed).permutation(chosen["train"])),
+        curve_minutes(run.profile.minutes),
+    )
     for n in dict.fromkeys(max(1, round(share * len(order))) for share in CURVE):
         if len(done) and (done["patients"] == n).any():
             continue
-        if n < len(order):
+        if n < len(order) or minutes != run.profile.minutes:
             name = f"curve_{n}"
-            model, _ = train(run, chosen | {"train": sorted(order[:n])}, name=name, verbose=verbose)
+            model, _ = train(run, chosen | {"train": sorted(order[:n])}, name=name, minutes=minutes, verbose=verbose)
             scores = _scored(run, model, name, chosen)
         else:
             scores = cross_validate(run, folds=(fold,), verbose=verbose).query("fold == @fold")

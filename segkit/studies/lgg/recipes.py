@@ -10,6 +10,7 @@ from segkit.studies.lgg.layout import RELEASED, find, labelled
 from segkit.studies.lgg.networks import AUGMENTATION, DROPPED, HOLLOW
 from segkit.studies.lgg.steps import made
 
+CURVE_MINUTES = 20  # a point of the learning curve, at most
 RECIPE = f"{RELEASED}, threshold in the middle"  # of those that choose_threshold finds as good as the best
 
 
@@ -32,10 +33,15 @@ def recipe_for(run: common.Run, what: str, *, fold: int = 1) -> str:
     said: dict[str, tuple[str, dict]] = {
         "folds": (RECIPE, whole), "thresholds": (f"{RELEASED}, selection patients", whole), "compare": (f"fold {fold}", cell),
         "leakage": ("lgg_unet, a quarter of its width", cell | {"minutes": p.lesson_minutes}),
-        "curve": (f"{RECIPE}, fold {fold}", whole), "sites": (f"{RECIPE}, a site left out", whole),
+        "curve": (f"{RECIPE}, fold {fold}", whole | {"minutes": curve_minutes(p.minutes)}), "sites": (f"{RECIPE}, a site left out", whole),
         "sequences": (f"{RECIPE}, sequences left out", whole),
     }  # fmt: skip
     return recipe_of(run, said[what][0], **said[what][1])
+
+
+def curve_minutes(minutes: float | None) -> float | None:
+    """Of each point of the learning curve, where the profile trains for so long."""
+    return minutes and min(minutes, CURVE_MINUTES)
 
 
 def rows(run: common.Run, what: str, *, fold: int = 1) -> pd.DataFrame | None:
