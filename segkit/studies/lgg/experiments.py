@@ -248,10 +248,8 @@ def learning_curve(run: common.Run, *, fold: int = 1, verbose=2) -> pd.DataFrame
     path, recipe = run.results / "tables" / "curve.csv", recipe_for(run, "curve", fold=fold)
     done = common.read_rows(path, recipe)
     chosen = split(labelled(find(run.data)), fold=fold)
-    order, minutes = (
-        list(np.random.default_rng(run.seed).permutation(chosen["train"])),
-        curve_minutes(run.profile.minutes),
-    )
+    order = list(np.random.default_rng(run.seed).permutation(chosen["train"]))
+    minutes = curve_minutes(run.profile.minutes)
     for n in dict.fromkeys(max(1, round(share * len(order))) for share in CURVE):
         if len(done) and (done["patients"] == n).any():
             continue
