@@ -68,8 +68,9 @@ def fit(
     metrics : sequence
         Keras metrics or functions of (truth, prediction) that the history shall hold as well.
     epochs, minutes
-        Number of epochs, wall-clock budget, or both (whichever ends first). The schedule scales to them. A budget that
-        ends within an epoch cuts that epoch, evaluates and saves it like any other.
+        Number of epochs, wall-clock budget, or both (whichever ends first). The schedule scales to them. The clock starts
+        when the first step, which compiles, is done. A budget that ends within an epoch cuts that epoch, evaluates and
+        saves it like any other.
     optimizer : str or dict
         A Keras optimiser's name, or ``{"class_name": name, "config": {…}}`` with its further settings.
     schedule : {"constant", "cosine", "plateau"}
@@ -298,9 +299,6 @@ class _Keeper(keras.callbacks.Callback):
             rows.pop()
         self.rows, self.spent = rows, rows[-1]["seconds"] if rows else 0.0
 
-    def on_train_begin(self, logs=None):
-        self.begin = time.monotonic()
-
     def on_epoch_begin(self, epoch, logs=None):
         self.train.epoch = epoch
         # a .keras file does not hold dropout's random state; seed and epoch decide it, as they decide the batches
@@ -312,6 +310,7 @@ class _Keeper(keras.callbacks.Callback):
         )
 
     def on_train_batch_end(self, batch, logs=None):
+        self.begin = self.begin or time.monotonic()
         minutes = self.record["minutes"]
         if minutes is not None and self._seconds() >= 60 * minutes:
             self.out_of_time = self.model.stop_training = True
