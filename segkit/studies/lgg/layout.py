@@ -53,7 +53,7 @@ PROFILES = {
         cell_epochs=1, compared=("lgg_unet", "lgg_bunet"),
     ),
     "quick": Profile(
-        "quick", {"patients": 24}, minutes=2, size=64, coarse=2, filters=(16, 32, 64), steps=40, cell_minutes=0.5, lesson_minutes=0.5,
+        "quick", {"patients": 24}, minutes=2, size=64, coarse=2, filters=(16, 32, 64), steps=40, cell_minutes=1, lesson_minutes=1,
         compared=("lgg_unet", "lgg_bunet"),
     ),
     "full": Profile("full", None, minutes=45, cell_minutes=45, lesson_minutes=12, steps=300),
