@@ -63,6 +63,9 @@ def test_curves_mark_the_best_epoch():
     figure = plots.curves({"net": history})
     stars = [line for line in figure.axes[0].lines if line.get_marker() == "*"]
     assert stars[0].get_xydata().tolist() == [[2, 1]]
+    figure = plots.curves({"net": history}, monitor="loss")  # where the weights of the smallest training loss are kept
+    stars = [line for line in figure.axes[0].lines if line.get_marker() == "*"]
+    assert stars[0].get_xydata().tolist() == [[3, 2]]
 
 
 def test_undefined_scores_are_counted_not_drawn():

@@ -110,18 +110,23 @@ def three_planes(
 
 
 def curves(
-    histories: Mapping[str, pd.DataFrame], *, column: str = "loss", title: str = "", source: str | None = None
+    histories: Mapping[str, pd.DataFrame],
+    *,
+    column: str = "loss",
+    monitor: str = "val_loss",
+    title: str = "",
+    source: str | None = None,
 ) -> Figure:
     """Training (dashed) and validation loss, or another column of the histories, by epoch, one colour a run.
 
-    The epoch of the smallest validation loss is marked.
+    A star marks the epoch of the smallest ``monitor``, the one whose weights :func:`segkit.training.fit` keeps.
     """
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")
     ax = figure.subplots()
     for colour, (name, history) in zip(COLOURS, histories.items(), strict=False):
         ax.plot(history["epoch"], history[column], "--", color=colour, lw=1, label=f"{name}, training")
         if "val_loss" in history:
-            best = history["val_loss"].idxmin()
+            best = history[monitor].idxmin()
             ax.plot(history["epoch"], history[f"val_{column}"], "-o", ms=2.5, color=colour, label=f"{name}, selection")
             ax.plot(history["epoch"][best], history[f"val_{column}"][best], "*", ms=12, color=colour)
     ax.set(xlabel="epoch", ylabel=column.replace("_", " "))
