@@ -20,7 +20,7 @@ AUGMENTATION = {
     "blur": 0.7,
 }  # fmt: skip
 # for the released model, which shall bear maps that another program made
-WIDE = AUGMENTATION | {"scale": 0.2, "gain": 0.3, "gamma": 0.3, "blur": 1.2, "noise": 0.4}
+WIDE = AUGMENTATION | {"scale": 0.25, "gain": 0.3, "gamma": 0.3, "blur": 1.2, "noise": 0.4}
 RECOLOUR = 0.35  # standard deviation of what is added to a nucleus, in units of normalise (some .02 ppm)
 MM = 1.0  # voxels that the released model sees
 MARGIN = 1.35  # a user's brain is at most so much larger or smaller than those it learned from
@@ -244,7 +244,8 @@ def predict(model, qsm: Nifti1Image, brain: Nifti1Image, *, box: Sequence[int], 
     qsm, brain : Nifti1Image
         RAS+, of the voxel size that the model knows.
     box : three ints
-        Voxels around the brain's middle that are looked at; all else is background.
+        Voxels around the brain's middle that are looked at; all else is background. Where nuclei are found close to its border, as when
+        a mask holds the cerebrum alone, it is laid around them and looked at once more.
 
     Returns
     -------
@@ -254,17 +255,35 @@ def predict(model, qsm: Nifti1Image, brain: Nifti1Image, *, box: Sequence[int], 
     from segkit import inference
 
     inside = volumes.array(brain)
+    whole = normalise(volumes.array(qsm, np.float32), inside)
+
+    def look(place: tuple[slice, ...]) -> np.ndarray:
+        part = whole[place]
+        short = [(0, b - n) for b, n in zip(box, part.shape, strict=True)]
+        found = inference.predict(
+            model, nib.Nifti1Image(np.pad(part, short), np.eye(4)), output="probabilities", mirror=(0,) if mirror else (), multiple=16,
+            batch_size=1,
+        )  # fmt: skip
+        return volumes.array(found)[tuple(slice(n) for n in part.shape)]
+
     place = centre_box(inside, box)
-    part = normalise(volumes.array(qsm, np.float32), inside)[place]
-    short = [(0, b - n) for b, n in zip(box, part.shape, strict=True)]
-    found = inference.predict(
-        model, nib.Nifti1Image(np.pad(part, short), np.eye(4)), output="probabilities", mirror=(0,) if mirror else (), multiple=16,
-        batch_size=1,
-    )  # fmt: skip
-    out = np.zeros((*qsm.shape[:3], len(LABELS) + 1), np.float32)
+    soft = look(place)
+    nuclei = np.zeros(whole.shape, bool)
+    nuclei[place] = drop_fragments(soft.argmax(axis=-1).astype(np.uint8)) > 0
+    again = centre_box(nuclei, box) if nuclei.any() else place
+    if again != place and _is_close_to_border(nuclei[place]):
+        place = again
+        soft = look(place)
+    out = np.zeros((*whole.shape, len(LABELS) + 1), np.float32)
     out[..., 0] = 1
-    out[place] = volumes.array(found)[tuple(slice(n) for n in part.shape)]
+    out[place] = soft
     return volumes.like(out, qsm)
+
+
+def _is_close_to_border(found: np.ndarray, voxels: int = 4) -> bool:
+    """Whether a mask reaches to less than ``voxels`` from a face of its box."""
+    middle = tuple(slice(voxels, -voxels) for _ in range(found.ndim))
+    return bool(found.sum() > found[middle].sum())
 
 
 def predict_patches(
