@@ -67,7 +67,7 @@ PROFILES = {
         compared=("qsm_unet3d", "qsm_resunet3d"),
     ),
     "full": Profile(
-        "full", None, coarse=2, dims=(256, 128, 64), dim=128, subjects=40, minutes=120, batch_size=2, cell_minutes=25, brain_minutes=15,
+        "full", None, coarse=2, dims=(256, 128, 64), dim=128, subjects=40, minutes=75, batch_size=2, cell_minutes=25, brain_minutes=15,
     ),
 }  # fmt: skip
 
