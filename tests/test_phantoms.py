@@ -78,9 +78,13 @@ def test_written_once_and_never_over_other_data(folder, tmp_path):
 
 def test_an_interrupted_writing_is_finished_by_the_next_call(tmp_path):
     settings = {"subjects": {"Test_Set": 1}, "seed": 0, "coarse": 4}
-    (tmp_path / "phantom.json.part").write_text("phantoms are being written here\n")
-    (tmp_path / "Test_Set").mkdir()
     assert len(phantoms.write("ibsr", tmp_path, **settings)) == 1
+    (tmp_path / "phantom.json").rename(tmp_path / "phantom.json.part")  # as it lies there until all is written
+    next((tmp_path / "Test_Set").rglob("*.nii.gz")).unlink()
+    with pytest.raises(ValueError, match="holds other phantoms, half written"):
+        phantoms.write("ibsr", tmp_path, **(settings | {"seed": 1}))
+    assert len(phantoms.write("ibsr", tmp_path, **settings)) == 1
+    assert len(list(tmp_path.rglob("*.nii.gz"))) == 1
     assert not (tmp_path / "phantom.json.part").exists()
 
 

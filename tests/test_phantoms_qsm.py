@@ -42,6 +42,16 @@ def test_layout_grid_and_types(folder):
     assert set(np.unique(volumes.array(label))) == {0, *(v for pair in listed.values() for v in pair)}
 
 
+def test_an_interrupted_simulation_keeps_the_subjects_that_are_whole(tmp_path):
+    phantoms.write("qsm", tmp_path, subjects=2, seed=0, coarse=8)
+    (tmp_path / "phantom.json").rename(tmp_path / "phantom.json.part")
+    whole = (tmp_path / "sub-001" / "labels.nii.gz").stat().st_mtime_ns
+    (tmp_path / "sub-002" / "labels.nii.gz").unlink()
+    phantoms.write("qsm", tmp_path, subjects=2, seed=0, coarse=8)
+    assert (tmp_path / "sub-002" / "labels.nii.gz").is_file()
+    assert (tmp_path / "sub-001" / "labels.nii.gz").stat().st_mtime_ns == whole
+
+
 def test_full_size_grid_is_the_reports():
     shape, affine = qsm.grid()
     assert shape == (380, 440, 380)

@@ -23,7 +23,7 @@ def write(
         One of ``STUDIES``.
     folder : path
         Becomes the study's data folder; a ``phantom.json`` in it says what made it. An existing one of the same
-        settings is left as it is; real data are never written over.
+        settings is left as it is, a half-written one is finished; real data are never written over.
     subjects : dict or int
         Set (the study's own folder names) to number of subjects; or how many in all, which the study shares out.
     seed : int
@@ -58,17 +58,19 @@ def write(
         if found == wanted:
             return []
         raise ValueError(f"{folder}: holds other phantoms ({found}); choose an empty folder, or delete this one")
-    if (
-        folder.is_dir()
-        and any(p for p in folder.iterdir() if not p.name.startswith("."))
-        and not (folder / f"{MARK}.part").is_file()
-    ):
+    part, text = folder / f"{MARK}.part", json.dumps(wanted, indent=1) + "\n"
+    if part.is_file():
+        if part.read_text() != text:
+            raise ValueError(
+                f"{folder}: holds other phantoms, half written; choose an empty folder, or delete this one"
+            )
+    elif folder.is_dir() and any(p for p in folder.iterdir() if not p.name.startswith(".")):
         raise ValueError(
             f"{folder}: is not empty and holds no phantoms; choose an empty folder, nothing is written over"
         )
     module.names(dict(subjects))  # refuse before anything is written
-    files.write_text(folder / f"{MARK}.part", "phantoms are being written here\n")
+    files.write_text(part, text)
     written = module.write(folder, dict(subjects), seed, **settings)
-    files.write_text(mark, json.dumps(wanted, indent=1) + "\n")
-    (folder / f"{MARK}.part").unlink()
+    files.write_text(mark, text)
+    part.unlink()
     return written

@@ -374,8 +374,12 @@ def label_list() -> str:
 
 
 def _write_one(folder: Path, name: str, seed: int, coarse: int, source: Path | None, vary: bool) -> list[Path]:
-    label_map = None if source is None else volumes.canonical(volumes.load(source))
     home = folder / (name if source is None else source.name.removesuffix(".nii.gz"))
+    if (
+        home / "labels.nii.gz"
+    ).is_file():  # the last to be written: this subject was whole when the writing was interrupted
+        return []
+    label_map = None if source is None else volumes.canonical(volumes.load(source))
     qsm, brain, label, affine = subject(name, seed, coarse=coarse, nuclei=label_map, vary=vary)
     parts = {"QSM_w_bg": qsm, "QSM_brain_mask": brain, "labels": label}
     if source is not None:
