@@ -297,6 +297,6 @@ def claims(
         rows.append(("section 5.3", "ResUNet has no better Dice than U-Net at four times the parameters",
                      unknown if not clear else ("holds" if b["mean"] <= a["mean"] else "does not hold"),
                      f"equal minutes, mean of five nuclei: U-Net {a['mean']:.3f} [{a['low']:.3f}, {a['high']:.3f}], ResUNet "
-                     f"{b['mean']:.3f} [{b['low']:.3f}, {b['high']:.3f}], n {test['n']}, Wilcoxon "
+                     f"{b['mean']:.3f} [{b['low']:.3f}, {b['high']:.3f}], n {int(test['n'])}, Wilcoxon "
                      f"p {test['p']:.2g}; {simulated}"))  # fmt: skip
     return pd.DataFrame(rows, columns=["section", "claim", "verdict", "evidence"])
