@@ -11,7 +11,8 @@ HEAD = """# Results
 
 Made by `make results` from the tables on disk and nothing else; do not edit. *Reported* is the number that the report printed,
 *legacy* our model scored by the report's own definition, *corrected* our model scored per subject in 3D on the native grid,
-with its 95 % bootstrap interval (low, high) over n subjects. Quick is phantoms; full is real data, for QSM maps simulated on real anatomy of the nuclei.
+with its 95 % bootstrap interval (low, high) over n subjects. Quick is phantoms; full is real data,
+for QSM maps simulated on real anatomy of the nuclei.
 """
 
 
