@@ -375,9 +375,8 @@ def label_list() -> str:
 
 def _write_one(folder: Path, name: str, seed: int, coarse: int, source: Path | None, vary: bool) -> list[Path]:
     home = folder / (name if source is None else source.name.removesuffix(".nii.gz"))
-    if (
-        home / "labels.nii.gz"
-    ).is_file():  # the last to be written: this subject was whole when the writing was interrupted
+    # written last, so where it lies the subject was whole when the writing was interrupted
+    if (home / "labels.nii.gz").is_file():
         return []
     label_map = None if source is None else volumes.canonical(volumes.load(source))
     qsm, brain, label, affine = subject(name, seed, coarse=coarse, nuclei=label_map, vary=vary)
