@@ -23,7 +23,9 @@ def done(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network():
-    return models.build("qsm_nuclei", filters=(4, 8), stem=1)
+    """Untrained, with an empty atlas."""
+    atlas = nib.Nifti1Image(np.zeros((48, 64, 48, 5), np.uint8), np.eye(4))
+    return qsm.Nuclei(models.build("qsm_nuclei", filters=(4, 8), stem=1), atlas)
 
 
 # -- names and lists
@@ -385,7 +387,7 @@ def test_registration_by_transform_raises_the_overlap(done, tmp_path):
 def test_segment_keeps_the_grid_whatever_orientation_and_voxels(done, network, tmp_path):
     row = qsm.find(done.data).iloc[0]
     image = volumes.load(row["qsm"])
-    found = qsm.segment(row["qsm"], model=network, out=tmp_path, box=(48, 64, 48))
+    found = qsm.segment(row["qsm"], model=network, out=tmp_path)
     volumes.check_same_grid(found, image)
     assert found.get_data_dtype() == np.uint8
     assert set(np.unique(volumes.array(found))) <= set(range(6))
@@ -394,30 +396,33 @@ def test_segment_keeps_the_grid_whatever_orientation_and_voxels(done, network, t
     ]
     turned = nib.Nifti1Image(volumes.array(image)[::-1].swapaxes(0, 2), image.affine @ np.array(
         [[0, 0, -1, image.shape[0] - 1], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]]))  # fmt: skip
-    other = qsm.segment(turned, model=network, box=(48, 64, 48))
+    other = qsm.segment(turned, model=network)
     np.testing.assert_array_equal(volumes.array(volumes.canonical(other)), volumes.array(volumes.canonical(found)))
 
 
 def test_nuclei_at_the_border_of_the_box_are_looked_at_once_more(rng):
     import keras
 
-    inputs = keras.Input((None, None, None, 1))
+    inputs = keras.Input((None, None, None, 6))
     bright = keras.layers.Conv3D(6, 1, activation="softmax")
     model = keras.Model(inputs, bright(inputs))
-    bright.set_weights([np.array([[[[[0, 0, 0, 9.0, 0, 0]]]]], "f"), np.array([0, -99, -99, -30, -99, -99], "f")])
+    weights = np.zeros((1, 1, 1, 6, 6), "f")
+    weights[..., 0, 3] = 9  # of the map's own channel
+    bright.set_weights([weights, np.array([0, -99, -99, -30, -99, -99], "f")])
+    nuclei = qsm.Nuclei(model, nib.Nifti1Image(np.zeros((32, 32, 32, 5), np.uint8), np.eye(4)))
     brain = volumes.like(np.ones((64, 64, 64), np.uint8), nib.Nifti1Image(np.zeros((64, 64, 64), np.uint8), np.eye(4)))
     # in the box, across its border, beyond
     for where, wanted in ((slice(28, 38), 1000), (slice(42, 52), 1000), (slice(54, 64), 0)):
         data = rng.uniform(-1, 1, (64, 64, 64)).astype("f")
         data[where, 20:30, 20:30] = 20
-        found = qsm.networks.predict(model, volumes.like(data, brain), brain, box=(32, 32, 32))
+        found = qsm.predict(nuclei, volumes.like(data, brain), brain)
         assert (volumes.array(found).argmax(axis=-1) == 3).sum() == wanted
 
 
 def test_segment_takes_a_brain_mask_and_refuses_what_is_no_map(done, network):
     row = qsm.find(done.data).iloc[0]
     image, brain = volumes.load(row["qsm"]), volumes.load(row["brain_mask"])
-    found = qsm.segment(image, brain_mask=brain, model=network, box=(48, 64, 48))
+    found = qsm.segment(image, brain_mask=brain, model=network)
     assert found.shape == image.shape
     with pytest.raises(ValueError, match="every voxel is 0"):
         qsm.segment(volumes.like(np.zeros(image.shape, "f"), image), model=network)
@@ -428,7 +433,7 @@ def test_segment_takes_a_brain_mask_and_refuses_what_is_no_map(done, network):
     with pytest.raises(ValueError, match="different grids"):
         qsm.segment(image, brain_mask=nib.Nifti1Image(volumes.array(brain), np.eye(4)), model=network)
     with pytest.warns(UserWarning, match="unlike an adult's brain"):
-        qsm.segment(nib.Nifti1Image(volumes.array(image), np.diag([0.5, 0.5, 0.5, 1])), model=network, box=(16, 16, 16))
+        qsm.segment(nib.Nifti1Image(volumes.array(image), np.diag([0.5, 0.5, 0.5, 1])), model=network)
 
 
 def test_the_brain_is_found_in_masked_maps_and_in_maps_with_background(done):
@@ -526,9 +531,117 @@ def test_the_claim_on_resunet_needs_a_clear_difference(resunet, verdict):
     assert phantom.loc["section 5.3", "verdict"] == "cannot be told here"
 
 
+def test_votes_and_shares_by_hand(rng):
+    from segkit.studies.qsm import recipe
+
+    maps = []
+    for k in range(3):  # left and right of the middle plane between voxels 9 and 10
+        data = np.zeros((20, 20, 20), np.uint8)
+        data[4 + k : 8, 8:12, 8:12] = data[12 : 16 - k, 8:12, 8:12] = 2
+        maps.append(nib.Nifti1Image(data, np.diag([2.0, 2, 2, 1])))
+    count = recipe.votes(maps, (14, 8, 8))
+    assert count.affine[:3, 3].tolist() == [6, 12, 12]  # the box begins at voxel 3, 6, 6
+    assert volumes.array(count)[:, 4, 4, 1].tolist() == [0, 1, 2, 3, 3, 0, 0, 0, 0, 3, 3, 2, 1, 0]
+    whole = recipe.shares(volumes.array(count), 3)
+    np.testing.assert_allclose(whole[1:5, 4, 4, 1], [1 / 3, 2 / 3, 1, 1])
+    own = recipe.cut(
+        volumes.array(maps[0]), (3, 6, 6), (14, 8, 8)
+    )  # its vote alone is out: the first voxel has none left
+    np.testing.assert_allclose(recipe.shares(volumes.array(count), 3, own)[1:5, 4, 4, 1], [0, 1 / 2, 1, 1])
+    random = rng.integers(0, 4, (6, 5, 4, 5))
+    np.testing.assert_array_equal(recipe.shares(random, 3), recipe.shares(random, 3)[::-1])
+
+
+def test_a_box_may_reach_out_of_the_volume():
+    from segkit.studies.qsm import recipe
+
+    data = np.arange(27).reshape(3, 3, 3)
+    assert recipe.cut(data, (1, 1, 1), (1, 1, 1)).item() == 13
+    out = recipe.cut(data, (-1, 0, 2), (3, 3, 3))
+    assert out.shape == (3, 3, 3)
+    assert not out[0].any()
+    assert not out[:, :, 1:].any()
+    np.testing.assert_array_equal(out[1:, :, 0], data[:2, :, 2])
+    assert not recipe.cut(data, (9, 9, 9), (2, 2, 2)).any()
+
+
+def test_the_way_to_the_atlas_is_found_from_the_nuclei(rng):
+    from segkit.studies.qsm import recipe
+
+    where = np.stack(np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in (96, 112, 96)), indexing="ij"), axis=-1)
+    centres = {1: (23, 6, -18), 2: (14, 19, 10), 3: (28, -16, -14), 4: (26, 11, 0), 5: (11, -9, 7)}
+
+    def nuclei_at(mm):  # balls at both sides, in atlas mm
+        out = np.zeros(mm.shape[:3], np.uint8)
+        for value, (x, y, z) in centres.items():
+            for sign in (-1, 1):
+                out[((mm - (sign * x, y, z)) ** 2).sum(axis=-1) < 36] = value
+        return out
+
+    affine = nib.affines.from_matvec(np.eye(3), [-47.5, -55.5, -47.5])
+    atlas = np.stack([100 * (nuclei_at(where) == v) for v in range(1, 6)], axis=-1).astype(np.uint8)
+    atlas = nib.Nifti1Image(atlas, affine)
+    for _ in range(5):
+        truth = nib.affines.from_matvec(
+            np.diag(rng.uniform(0.9, 1.15, 3)) + rng.uniform(-0.08, 0.08, (3, 3)), rng.uniform(-15, 15, 3)
+        )
+        there = nib.affines.from_matvec(np.eye(3), np.linalg.inv(truth)[:3, 3]) @ affine
+        mm = nib.affines.apply_affine(truth @ there, np.argwhere(np.ones((96, 112, 96)))).reshape(96, 112, 96, 3)
+        found = recipe.place_in_atlas(nib.Nifti1Image(nuclei_at(mm), there), atlas)
+        np.testing.assert_allclose(found[:3, :3], truth[:3, :3], atol=0.02)
+        np.testing.assert_allclose(found[:3, 3], truth[:3, 3], atol=0.6)
+    one_side = nuclei_at(where)
+    one_side[48:] *= one_side[48:] != 5  # no right thalamus
+    assert recipe.place_in_atlas(nib.Nifti1Image(one_side, affine), atlas) is None
+    assert (
+        recipe.place_in_atlas(nib.Nifti1Image(nuclei_at(where), np.diag([2.0, 2, 2, 1])), atlas) is None
+    )  # half the size
+    assert recipe.place_in_atlas(nib.Nifti1Image(0 * one_side, affine), atlas) is None
+
+
+def test_the_second_look_lays_the_atlas_over_what_the_first_found(rng):
+    import keras
+
+    where = np.stack(np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in (96, 112, 96)), indexing="ij"), axis=-1)
+    label = np.zeros((96, 112, 96), np.uint8)
+    for value, (x, y, z) in {
+        1: (23, 6, -18),
+        2: (14, 19, 10),
+        3: (28, -16, -14),
+        4: (26, 11, 0),
+        5: (11, -9, 7),
+    }.items():
+        for sign in (-1, 1):
+            label[((where - (sign * x, y, z)) ** 2).sum(axis=-1) < 36] = value
+    atlas = np.stack([100 * (label == v) for v in range(1, 6)], axis=-1).astype(np.uint8)
+    affine = nib.affines.from_matvec(np.eye(3), [-47.5, -55.5, -47.5])
+    inputs = keras.Input((None, None, None, 6))
+
+    def copy(x):  # the map's value tells the nucleus; with the atlas at hand, the atlas alone is believed
+        of_map = -100 * keras.ops.square(x[..., :1] / 10 - keras.ops.arange(6, dtype="float32"))
+        of_atlas = keras.ops.concatenate([0 * x[..., :1] + 0.5, x[..., 1:]], axis=-1) * 50
+        blind = keras.ops.cast(keras.ops.max(x[..., 1:]) == 0, "float32")
+        return keras.ops.softmax(blind * of_map + (1 - blind) * of_atlas)
+
+    nuclei = qsm.Nuclei(keras.Model(inputs, keras.layers.Lambda(copy)(inputs)), nib.Nifti1Image(atlas, affine))
+    padded = np.pad(label, 20)
+    for shift in ((0, 0, 0), (9, -6, 12)):
+        moved = np.roll(padded, shift, (0, 1, 2))
+        noise = rng.uniform(-1, 1, moved.shape)  # its percentiles are what the map is divided by
+        image = nib.Nifti1Image(np.where(moved, 10 * moved, noise).astype("f"), affine)
+        soft = qsm.predict(nuclei, image, nib.Nifti1Image(np.ones(moved.shape, np.uint8), affine))
+        assert soft.shape == (96, 112, 96, 6)
+        found = nib.Nifti1Image(volumes.array(soft).argmax(axis=-1).astype(np.uint8), soft.affine)
+        np.testing.assert_allclose(
+            soft.affine[:3, 3], affine[:3, 3] + 20 + np.array(shift), atol=0.05
+        )  # the atlas's box
+        back = volumes.array(volumes.resample(found, like=image, kind="label"))
+        assert (back == moved).mean() > 0.999
+
+
 def test_a_nucleus_gets_another_mean_and_the_rest_stays():
     from segkit import augment
-    from segkit.studies.qsm.networks import recoloured
+    from segkit.studies.qsm.recipe import recoloured
 
     label = np.zeros((24, 24, 24), np.uint8)
     label[4:12, 4:12, 4:12] = 2
@@ -565,4 +678,8 @@ def test_the_release_learns_from_varied_maps_and_is_scored_on_others(tmp_path, m
     assert test not in learned
     assert {s.rstrip("*") for s in learned} == {str(k) for k in range(7)} - {test}
     assert sum(s.endswith("*") for s in learned) == 4  # those of the run, simulated as in the study too
-    assert record["settings"]["train"]["augment"]["recoloured"] > 0
+    assert record["settings"]["train"]["augment"]["near"]["recoloured"] > 0
+    assert record["settings"]["train"]["augment"]["far"]["recoloured"] > 0
+    atlas = qsm.load_model().atlas
+    assert atlas.shape == (*run.profile.box, 5)
+    assert volumes.array(atlas).max() == 100

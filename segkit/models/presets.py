@@ -44,9 +44,9 @@ _PRESETS = {
     "qsm_unet3d_base32": (unet, _QSM | {"filters": (32, 64, 128, 256, 512)}),
     "qsm_resunet3d": (unet, _RESIDUAL | {"filters": (32, 64, 128, 256, 512)}),
     "qsm_resunet3d_base16": (unet, _RESIDUAL | {"filters": (16, 32, 64, 128, 256)}),
-    # ours: boxes of 1 mm voxels, six classes
+    # ours: boxes of 1 mm voxels, the map and five nuclei of the atlas, six classes
     "qsm_nuclei": (unet, {
-        "input_shape": (None, None, None, 1), "classes": 6, "filters": (20, 40, 80, 160), "convs": 2, "bias": False,
+        "input_shape": (None, None, None, 6), "classes": 6, "filters": (20, 40, 80, 160), "convs": 2, "bias": False,
         "normalization": "instance", "upsampling": "transpose", "stem": 2,
     }),
     "qsm_double_branch": (double_branch, {}),  # our reading of Chai et al. (2020)

@@ -3,8 +3,9 @@
 Report: Abid and Saifullah, IIT CS512, 2023, after Chai et al. 2020. Its data are private; maps here are simulated, on phantoms
 or on label maps of real nuclei. Labels: 1 amygdala, 2 caudate, 3 hippocampus, 4 putamen, 5 thalamus, left and right merged.
 
-``layout`` holds names, profiles and subjects, ``register`` and ``steps`` do what notebooks 00 to 02 do, ``networks`` trains and predicts,
-``tables`` scores, ``experiments`` holds the long runs, ``user`` segments your own map. What a user needs is at hand here:
+``layout`` holds names, profiles and subjects, ``register`` and ``steps`` do what notebooks 00 to 02 do, ``networks`` trains the report's
+networks and predicts, ``recipe`` is ours, ``tables`` scores, ``experiments`` holds the long runs, ``user`` segments your own map.
+What a user needs is at hand here:
 ``qsm.segment("map.nii.gz")``, ``qsm.measure(mask, "map.nii.gz")``.
 """
 
@@ -35,13 +36,12 @@ from segkit.studies.qsm.networks import (
     drop_fragments,
     load_model_for,
     load_training,
-    predict,
     predict_patches,
     save_model,
     to_labels,
     train,
-    train_recipe,
 )
+from segkit.studies.qsm.recipe import Nuclei, predict, train_recipe
 from segkit.studies.qsm.steps import (
     centre_box,
     downsample_all,
@@ -71,10 +71,10 @@ from segkit.studies.qsm.tables import (
 from segkit.studies.qsm.user import brain_of, load_model, measure, release, released, segment
 
 __all__ = [
-    "ALL", "AUGMENTATION", "CUBE", "LABELS", "MASKS", "NETWORKS", "NOTE", "PROFILES", "RELEASED", "Profile", "atlas_vote", "brain_of",
-    "build", "ceilings", "centre_box", "claims", "downsample_all", "drop_fragments", "evaluate", "experiments", "file_names", "find",
-    "find_model", "label_values", "landmarks", "load_cube", "load_model", "load_model_for", "load_training", "measure",
-    "measures_table", "model_name", "normalise", "note_of", "on_original_grid", "pad_all", "pairs", "parse_model_name", "predict",
-    "predict_patches", "read", "reconstruct", "register", "release", "released", "save_model", "seams", "segment", "split", "start",
-    "summary", "table_2", "table_3", "three_columns", "to_labels", "told", "train", "train_recipe", "write_lists",
+    "ALL", "AUGMENTATION", "CUBE", "LABELS", "MASKS", "NETWORKS", "NOTE", "Nuclei", "PROFILES", "RELEASED", "Profile", "atlas_vote",
+    "brain_of", "build", "ceilings", "centre_box", "claims", "downsample_all", "drop_fragments", "evaluate", "experiments",
+    "file_names", "find", "find_model", "label_values", "landmarks", "load_cube", "load_model", "load_model_for", "load_training",
+    "measure", "measures_table", "model_name", "normalise", "note_of", "on_original_grid", "pad_all", "pairs", "parse_model_name",
+    "predict", "predict_patches", "read", "reconstruct", "register", "release", "released", "save_model", "seams", "segment", "split",
+    "start", "summary", "table_2", "table_3", "three_columns", "to_labels", "told", "train", "train_recipe", "write_lists",
 ]  # fmt: skip

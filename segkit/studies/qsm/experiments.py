@@ -21,14 +21,12 @@ from segkit import metrics, phantoms, training, volumes
 from segkit.studies import common
 from segkit.studies.qsm.layout import ALL, LABELS, RELEASED, file_names, find, label_values, split, start
 from segkit.studies.qsm.networks import (
-    AUGMENTATION,
     load_training,
-    predict,
     predict_patches,
     to_labels,
     train,
-    train_recipe,
 )
+from segkit.studies.qsm.recipe import FAR, NEAR, Nuclei, on_cube, predict, train_recipe
 from segkit.studies.qsm.steps import downsample_all, load_cube, pad_all, reconstruct
 from segkit.studies.qsm.tables import evaluate
 from segkit.studies.qsm.user import release
@@ -66,7 +64,14 @@ def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epoch
     p, subjects, made = run.profile, list(find(run.data).index), run.data / phantoms.MARK
     used = (p.dims, p.dim, p.filters, p.steps, made.read_text() if made.is_file() else "", subjects)
     if what.startswith(RELEASED):
-        used += (p.box, p.fine, p.stem, sorted(AUGMENTATION.items()), sorted(map(str, training.RECIPE.items())))
+        used += (
+            p.box,
+            p.fine,
+            p.stem,
+            sorted(NEAR.items()),
+            sorted(FAR.items()),
+            sorted(map(str, training.RECIPE.items())),
+        )
     else:
         used += (p.patch, p.batch_size)
     mark = common.mark(*used)
@@ -105,13 +110,13 @@ def patch_method(model, run: common.Run, *, label: str, dim: int) -> Callable[[s
     return probabilities
 
 
-def recipe_method(model, run: common.Run, *, dim: int) -> Callable[[str], np.ndarray]:
-    """What :func:`evaluate` calls for the recipe: probabilities on its fine cube, averaged to cubes of ``dim``."""
+def recipe_method(nuclei: Nuclei, run: common.Run, *, dim: int) -> Callable[[str], np.ndarray]:
+    """What :func:`evaluate` calls for the recipe, subjects being registered: probabilities on its fine cube, averaged to ``dim``."""
     profile = run.profile
 
     def probabilities(subject: str) -> np.ndarray:
         qsm, brain, _ = load_cube(run.results, subject, profile.fine)
-        soft = predict(model, qsm, brain, box=profile.box)
+        soft = volumes.like(on_cube(predict(nuclei, qsm, brain, registered=True), qsm), qsm)
         return volumes.array(
             soft if dim == profile.fine else volumes.downsample(soft, profile.fine // dim, kind="image")
         )

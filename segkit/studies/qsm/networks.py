@@ -1,4 +1,4 @@
-"""03 training, prediction, and a user's own map."""
+"""03 training and prediction of the report's networks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,12 +6,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel import Nifti1Image
-from scipy import ndimage
 
 from segkit import postprocessing, volumes
 from segkit.studies import common
 from segkit.studies.qsm.layout import ALL, LABELS, MASKS, RELEASED, Profile, model_name
-from segkit.studies.qsm.steps import centre_box, load_cube, normalise
+from segkit.studies.qsm.steps import load_cube, normalise
 
 # the report's optimiser (section 4.2), at 3e-4; its Keras had no weight decay in Adam, so AdamW takes it
 OPTIMIZER = {"class_name": "adamw", "config": {"beta_1": 0.9, "beta_2": 0.99, "weight_decay": 3e-5}}
@@ -19,11 +18,6 @@ AUGMENTATION = {
     "flips": (0,), "rotate": 12, "scale": 0.15, "stretch": 0.1, "shear": 0.05, "bend": 2.0, "gain": 0.2, "gamma": 0.15, "noise": 0.3,
     "blur": 0.7,
 }  # fmt: skip
-# for the released model, which shall bear maps that another program made
-WIDE = AUGMENTATION | {"scale": 0.25, "gain": 0.3, "gamma": 0.3, "blur": 1.2, "noise": 0.4}
-RECOLOUR = 0.35  # standard deviation of what is added to a nucleus, in units of normalise (some .02 ppm)
-MM = 1.0  # voxels that the released model sees
-MARGIN = 1.35  # a user's brain is at most so much larger or smaller than those it learned from
 
 
 def build(network: str, profile: Profile, *, classes: int = 1, **settings):
@@ -140,150 +134,6 @@ def train(
         settings={"network": network, "label": label, "dim": dim, **settings},
     )  # fmt: skip
     return model, history
-
-
-def train_recipe(
-    run: common.Run,
-    subjects: dict[str, list[str]],
-    *,
-    name: str | None = None,
-    minutes: float | None = None,
-    epochs: int | None = None,
-    seed: int | None = None,
-    results: Sequence[Path] | None = None,
-    wide: bool = False,
-    verbose="auto",
-):
-    """Train ours: one network of all five nuclei on boxes around the middle of the brain.
-
-    A 3D U-Net with instance normalisation that coarsens first; boxes flipped between left and right, turned, scaled, sheared, bent, with
-    other contrast, noise and blur; cross-entropy + Dice; AdamW with a cosine schedule that scales to the budget; moving average of the
-    weights.
-
-    Parameters
-    ----------
-    subjects : dict
-        ``train`` and ``selection`` (which may be empty: then the training loss decides).
-    results : folders, optional
-        Where cubes are looked up: each that has a subject gives a sample of it; default the run's.
-    wide : bool
-        Augment more, and give each nucleus another mean each time, as the released model is trained.
-
-    Returns
-    -------
-    model, history
-    """
-
-    from segkit import augment, data, losses, training
-
-    profile = run.profile
-    minutes, epochs, seed = common.begin(
-        run, (profile.minutes, profile.epochs), minutes=minutes, epochs=epochs, seed=seed
-    )
-    model = build(RELEASED, profile, classes=len(LABELS) + 1)
-    places = list(results or [run.results])
-    moves = {
-        "train": augment.volumes(
-            **(WIDE if wide else AUGMENTATION), shape=profile.box, shift=max(1.0, min(profile.box) / 16)
-        ),
-        "selection": augment.volumes(flips=(), rotate=0, scale=0, gain=0, shape=profile.box),
-    }
-    if wide:
-        moves["train"] = recoloured(moves["train"], RECOLOUR)
-    sets: dict = {"train": None, "selection": None}
-    for side in sets:
-        if not subjects[side]:
-            continue
-        known = {}
-        for subject in subjects[side]:
-            found = [p for p in places if (p / "padded" / subject).is_dir()] or places[:1]
-            known |= {subject + "*" * k: _boxed(subject, place, profile) for k, place in enumerate(found)}
-        steps = {"steps": profile.steps} if side == "train" else {"shuffle": False}
-        sets[side] = data.Volumes(known, classes=len(LABELS) + 1, batch_size=1, seed=seed, augment=moves[side], **steps)
-    history = training.fit(
-        model, sets["train"], sets["selection"], run=run.results / "runs" / (name or RELEASED),
-        loss=losses.get("cross_entropy_dice"), metrics=(losses.soft_dice,), epochs=epochs, minutes=minutes, learning_rate=2e-3,
-        seed=seed, bfloat16=True, verbose=verbose, **training.RECIPE, settings={"fine": profile.fine},
-    )  # fmt: skip
-    return model, history
-
-
-def recoloured(transform, sd: float):
-    """``transform``, and to each nucleus of the sample a number of standard deviation ``sd`` is added, its edge blurred a little.
-
-    An inversion is linear but for its noise, so this is what another susceptibility of the nucleus would look like, less its streaks.
-    """
-
-    def both(image, label, rng):
-        image, label = transform(image, label, rng)
-        added = np.zeros(label.shape, np.float32)
-        for value in LABELS.values():
-            added[label == value] = rng.normal(0, sd)
-        return image + ndimage.gaussian_filter(added, 0.6)[..., None], label
-
-    both.settings = transform.settings | {"recoloured": sd}
-    return both
-
-
-def _boxed(subject: str, place: Path, profile: Profile) -> tuple[np.ndarray, np.ndarray]:
-    """Normalised map and labels of a subject's cube, cut to a box a third wider than the recipe's samples."""
-    qsm, brain, known = load_cube(place, subject, profile.fine)
-    if known is None:
-        raise ValueError(f"{subject}: has no labels, so nothing can be learnt from it; take it out of the list")
-    inside = volumes.array(brain)
-    box = centre_box(inside, [2 * round(b * MARGIN / 2) for b in profile.box])
-    return normalise(volumes.array(qsm), inside)[box], volumes.array(known)[box]
-
-
-def predict(model, qsm: Nifti1Image, brain: Nifti1Image, *, box: Sequence[int], mirror: bool = True) -> Nifti1Image:
-    """Probabilities of background and five nuclei with the recipe's model, on the grid of ``qsm``.
-
-    Parameters
-    ----------
-    model : keras.Model or several
-    qsm, brain : Nifti1Image
-        RAS+, of the voxel size that the model knows.
-    box : three ints
-        Voxels around the brain's middle that are looked at; all else is background. Where nuclei are found close to its border, as when
-        a mask holds the cerebrum alone, it is laid around them and looked at once more.
-
-    Returns
-    -------
-    Nifti1Image
-        float32 (x, y, z, 6).
-    """
-    from segkit import inference
-
-    inside = volumes.array(brain)
-    whole = normalise(volumes.array(qsm, np.float32), inside)
-
-    def look(place: tuple[slice, ...]) -> np.ndarray:
-        part = whole[place]
-        short = [(0, b - n) for b, n in zip(box, part.shape, strict=True)]
-        found = inference.predict(
-            model, nib.Nifti1Image(np.pad(part, short), np.eye(4)), output="probabilities", mirror=(0,) if mirror else (), multiple=16,
-            batch_size=1,
-        )  # fmt: skip
-        return volumes.array(found)[tuple(slice(n) for n in part.shape)]
-
-    place = centre_box(inside, box)
-    soft = look(place)
-    nuclei = np.zeros(whole.shape, bool)
-    nuclei[place] = drop_fragments(soft.argmax(axis=-1).astype(np.uint8)) > 0
-    again = centre_box(nuclei, box) if nuclei.any() else place
-    if again != place and _is_close_to_border(nuclei[place]):
-        place = again
-        soft = look(place)
-    out = np.zeros((*whole.shape, len(LABELS) + 1), np.float32)
-    out[..., 0] = 1
-    out[place] = soft
-    return volumes.like(out, qsm)
-
-
-def _is_close_to_border(found: np.ndarray, voxels: int = 4) -> bool:
-    """Whether a mask reaches to less than ``voxels`` from a face of its box."""
-    middle = tuple(slice(voxels, -voxels) for _ in range(found.ndim))
-    return bool(found.sum() > found[middle].sum())
 
 
 def predict_patches(

@@ -12,12 +12,30 @@ from nibabel import Nifti1Image
 from scipy import ndimage
 
 from segkit import intensity, labels, volumes
-from segkit.studies import releases
-from segkit.studies.qsm.layout import LABELS, PROFILES, RELEASED
-from segkit.studies.qsm.networks import MM, predict, to_labels
+from segkit.studies import common, releases
+from segkit.studies.qsm.layout import LABELS, RELEASED
+from segkit.studies.qsm.networks import to_labels
+from segkit.studies.qsm.recipe import MM, Nuclei, atlas_beside, load, predict
 
 MODEL = releases.Release("qsm", RELEASED)
-released, release, load_model = MODEL.files, MODEL.save, MODEL.load
+released = MODEL.files
+
+
+def load_model(model: Nuclei | str | os.PathLike | None = None) -> Nuclei:
+    """The released network with its atlas, one from a file, or what is given."""
+    if isinstance(model, Nuclei):
+        return model
+    if model is None:
+        MODEL.load()  # says what is missing
+        model = released()[0]
+    return load(model)
+
+
+def release(run: common.Run, name: str, scores: pd.DataFrame) -> None:
+    """Save a trained run and its atlas as the released model: :meth:`segkit.studies.releases.Release.save`."""
+    atlas = volumes.load(common.need(atlas_beside(run.results / "runs" / name / "best.keras"), "03_training"))
+    for path in MODEL.save(run, name, scores):
+        volumes.save(atlas, atlas_beside(path))
 
 
 def segment(
@@ -26,16 +44,17 @@ def segment(
     model=None,
     brain_mask=None,
     out: str | os.PathLike | None = None,
-    box: Sequence[int] = PROFILES["full"].box,
 ) -> Nifti1Image:
     """Five sub-cortical nuclei in a susceptibility map, with the released model.
+
+    It looks twice: for where the nuclei are, then with the atlas laid over them (:func:`segkit.studies.qsm.predict`).
 
     Parameters
     ----------
     scan : path or Nifti1Image
         3D map in ppm (or another unit: only contrast counts), whole head or brain, any orientation and voxel size; the head upright
         in the scanner's mm, as an affine says.
-    model : keras.Model or path, or several, optional
+    model : path or Nuclei, optional
         Default :func:`released`.
     brain_mask : path or Nifti1Image, optional
         0 and 1 on the map's grid. Without it, the mask is what is not background (:func:`brain_of`).
@@ -75,7 +94,7 @@ def segment(
             stacklevel=2,
         )
     small, inside = (_working(i, kind) for i, kind in ((volumes.like(data, image), "image"), (brain, "label")))
-    soft = predict(load_model(model), small, inside, box=box)
+    soft = predict(load_model(model), small, inside)
     found = volumes.like(_on_grid(soft, image), image)
     if out is not None:
         from segkit import plots
