@@ -228,3 +228,14 @@ def test_dropout_left_on_samples_around_the_plain_prediction():
     )
     with pytest.raises(ValueError, match="has no dropout, so nothing can be sampled"):
         models.with_dropout_on(models.build("ibsr_unet_slices", filters=(4, 8)))
+
+
+def test_with_a_log_prior_an_untrained_network_gives_the_atlas(rng):
+    model = models.build("qsm_nuclei", filters=(4, 8))
+    head = model.get_layer("head")
+    head.set_weights([np.zeros_like(w) for w in head.get_weights()])
+    shares = rng.dirichlet(np.ones(6), (1, 8, 8, 8)).astype("f")
+    shares[0, :4] = (1, 0, 0, 0, 0, 0)  # nobody has a nucleus there
+    image = np.concatenate([rng.normal(size=(1, 8, 8, 8, 1)).astype("f"), shares[..., 1:]], axis=-1)
+    wanted = np.clip(shares, 0.01, 1)
+    np.testing.assert_allclose(model.predict(image, verbose=0), wanted / wanted.sum(axis=-1, keepdims=True), atol=1e-5)

@@ -47,7 +47,7 @@ _PRESETS = {
     # ours: boxes of 1 mm voxels, the map and five nuclei of the atlas, six classes
     "qsm_nuclei": (unet, {
         "input_shape": (None, None, None, 6), "classes": 6, "filters": (20, 40, 80, 160), "convs": 2, "bias": False,
-        "normalization": "instance", "upsampling": "transpose", "stem": 2,
+        "normalization": "instance", "upsampling": "transpose", "stem": 2, "log_prior": True,
     }),
     "qsm_double_branch": (double_branch, {}),  # our reading of Chai et al. (2020)
     "atrium_unet": (unet, _ATRIUM | {"filters": (64, 128, 256, 512, 1024)}),

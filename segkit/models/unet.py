@@ -25,6 +25,7 @@ def unet(
     head: str | None = "softmax",
     stem: int = 1,
     residual: bool = False,
+    log_prior: bool = False,
     name: str = "unet",
 ) -> keras.Model:
     """U-Net with one entry of ``filters`` a level.
@@ -57,6 +58,10 @@ def unet(
         costly full resolution is left to these two.
     residual : bool
         Each level adds a 1 × 1 convolution of what it was given (with the same normalisation) before its last activation.
+    log_prior : bool
+        The input's last ``classes`` − 1 channels are shares (0 … 1) of an atlas for the classes after background: the logarithm of
+        them, and of what they leave for background, is added to the logits, none below log .01. So an untrained network is close
+        to the atlas, and learns what the image tells beyond it.
 
     Returns
     -------
@@ -121,5 +126,10 @@ def unet(
         x = blocks.upsample(x, classes, "transpose", kernel=2 * stem, strides=stem, name="head")
     else:
         x = blocks.conv(x, classes, 1, activation=None, name="head")
+    if log_prior:
+        shares = inputs[..., 1 - classes :]
+        background = 1 - keras.ops.sum(shares, axis=-1, keepdims=True)
+        shares = keras.ops.concatenate([background, shares], axis=-1)
+        x = layers.Add(name="with_prior")([x, keras.ops.log(keras.ops.clip(shares, 0.01, 1))])
     outputs = layers.Activation(head or "linear", dtype="float32", name="output")(x)
     return keras.Model(inputs, outputs, name=name)

@@ -180,8 +180,8 @@ def train_recipe(
 ) -> tuple[Nuclei, object]:
     """Train ours, or go on with an interrupted run.
 
-    A 3D U-Net with instance normalisation that coarsens first; the atlas's box with the shares of the training subjects, of whom the
-    sample's own is left out; flipped between left and right, turned, scaled, sheared, bent, with other contrast, noise and blur;
+    A 3D U-Net with instance normalisation that coarsens first, its logits added to the logarithm of the atlas's shares, from which the
+    sample's own vote is left out; flipped between left and right, turned, scaled, sheared, bent, with other contrast, noise and blur;
     cross-entropy + Dice; AdamW with a cosine schedule that scales to the budget; moving average of the weights.
 
     Parameters
