@@ -531,6 +531,30 @@ def test_the_claim_on_resunet_needs_a_clear_difference(resunet, verdict):
     assert phantom.loc["section 5.3", "verdict"] == "cannot be told here"
 
 
+@pytest.mark.parametrize("classes", [1, 3])
+def test_patches_are_spent_on_what_is_not_zero(rng, classes):
+    import keras
+
+    inputs = keras.Input((None, None, None, 1))
+    asked = keras.layers.Conv3D(
+        classes, 1, activation="sigmoid" if classes == 1 else "softmax", bias_initializer="ones"
+    )
+    model = keras.Model(inputs, asked(inputs))
+    image = np.zeros((32, 32, 32), "f")
+    image[3:21, 10:25, 14:20] = rng.normal(size=(18, 15, 6))
+    whole = qsm.predict_patches(model, image, patch=(16, 16, 16), overlap=False)
+    part = qsm.predict_patches(model, image, patch=(16, 16, 16))
+    inside = (slice(3, 21), slice(9, 25), slice(9, 25))  # no narrower than a patch
+    np.testing.assert_allclose(part[inside], whole[inside], atol=1e-5)
+    beyond = np.ones(image.shape, bool)
+    beyond[inside] = False
+    assert (part[beyond] == np.eye(classes)[0] * (classes > 1)).all()
+    empty = qsm.predict_patches(model, 0 * image, patch=(16, 16, 16))
+    np.testing.assert_allclose(
+        empty, qsm.predict_patches(model, 0 * image, patch=(16, 16, 16), overlap=False), atol=1e-5
+    )
+
+
 def test_votes_and_shares_by_hand(rng):
     from segkit.studies.qsm import recipe
 

@@ -10,7 +10,7 @@ from nibabel import Nifti1Image
 from segkit import postprocessing, volumes
 from segkit.studies import common
 from segkit.studies.qsm.layout import ALL, LABELS, MASKS, RELEASED, Profile, model_name
-from segkit.studies.qsm.steps import load_cube, normalise
+from segkit.studies.qsm.steps import centre_box, load_cube, normalise
 
 # the report's optimiser (section 4.2), at 3e-4; its Keras had no weight decay in Adam, so AdamW takes it
 OPTIMIZER = {"class_name": "adamw", "config": {"beta_1": 0.9, "beta_2": 0.99, "weight_decay": 3e-5}}
@@ -147,15 +147,22 @@ def predict_patches(
 ) -> np.ndarray:
     """Probabilities (x, y, z, classes) of a cube prepared as in :func:`load_training`, from patches.
 
-    ``overlap`` by half a patch and blended, or side by side as in the report.
+    ``overlap`` by half a patch and blended, or side by side as in the report. Overlapping ones are cut from the box of what is not 0, which
+    is half of a padded cube; beyond it all is background.
     """
     from segkit import inference
 
+    image = np.asarray(image, np.float32)
+    box = centre_box(image, np.maximum(volumes.bounding_box(image)[1], patch)) if overlap and image.any() else ...
     found = inference.predict(
-        model, nib.Nifti1Image(np.asarray(image, np.float32), np.eye(4)), output="probabilities", patch=patch,
+        model, nib.Nifti1Image(image[box], np.eye(4)), output="probabilities", patch=patch,
         step=None if overlap else tuple(patch), window=window if overlap else "mean", context=context, batch_size=2,
     )  # fmt: skip
-    return volumes.array(found)
+    out = np.zeros((*image.shape, found.shape[3]), np.float32)
+    if found.shape[3] > 1:
+        out[..., 0] = 1
+    out[box] = volumes.array(found)
+    return out
 
 
 def to_labels(probabilities: np.ndarray, *, threshold: float = 0.5, tidy: bool = True) -> np.ndarray:
