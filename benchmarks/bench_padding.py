@@ -22,8 +22,6 @@ import numpy as np
 import peers
 
 SHAPE, CUBE = (380, 440, 380), 512
-
-
 DIMS = (512, 256, 128, 64)
 VALUES = {"amygdala": (18, 54), "caudate": (11, 50), "hippocampus": (17, 53), "putamen": (12, 51), "thalamus": (10, 49)}
 
@@ -107,7 +105,8 @@ def child(which: str, folder: Path, writes: bool) -> None:
     seconds = {"ours": ours, "theirs": theirs}[which](folder, out)
     if out is not None:
         shutil.rmtree(out)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # of this process and of its largest worker, if it had any
+    peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 2**20
     print(json.dumps({"seconds": round(seconds, 1), "peak_GB": round(peak, 2)}))
 
 
