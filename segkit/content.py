@@ -156,7 +156,8 @@ def content_distance(y_true, y_pred, blocks, settings):
         return sum(ops.mean(ops.square(x - y)) for x, y in zip(a, b, strict=True))
     total = _apart(a, b)
     if settings.get("relative"):
-        return total / (_apart(a, pyramid(ops.zeros_like(seen), blocks)) + 1e-6)
+        nothing = pyramid(ops.zeros_like(seen[:1]), blocks)  # the same for every slice of the batch
+        return total / (_apart(a, nothing) + 1e-6)
     return total / sum(ops.cast(ops.size(x), "float32") for x in a)
 
 

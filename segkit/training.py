@@ -81,7 +81,8 @@ def fit(
     patience : int, optional
         Stop after so many epochs without improvement.
     monitor : str, optional
-        What the best epoch is chosen by (smallest): ``val_loss``, or ``loss`` without validation.
+        What the best epoch is chosen by (smallest): ``val_loss``, or ``loss`` without validation; ``last`` keeps the last epoch, for a
+        loss whose scale moves while it is trained.
     seed : int
         Recorded; call ``keras.utils.set_random_seed`` before building the model.
     settings : dict, optional
@@ -118,7 +119,7 @@ def fit(
     both = [getattr(data, "subjects", ()) for data in (train, validation)]
     if not allow_leakage:
         splits.check_disjoint(train=both[0], validation=both[1])
-    known = ("val_loss", "loss") if validation is not None else ("loss",)
+    known = ("val_loss", "loss", "last") if validation is not None else ("loss", "last")
     monitor = monitor or known[0]
     if monitor not in known:
         raise ValueError(f"monitor {monitor!r} is not computed in this run; choose one of {', '.join(known)}")
@@ -335,7 +336,7 @@ class _Keeper(keras.callbacks.Callback):
 
     def reason_to_stop(self) -> str | None:
         r, values = self.record, self._values()
-        if not all(math.isfinite(v) for v in values):
+        if not all(math.isfinite(v) for v in [*values, *(row["loss"] for row in self.rows)]):
             return "loss is not finite"
         if r["epochs"] is not None and len(values) >= r["epochs"]:
             return "epochs"
@@ -346,6 +347,8 @@ class _Keeper(keras.callbacks.Callback):
         return None
 
     def _values(self) -> list[float]:
+        if self.record["monitor"] == "last":
+            return [-float(row["epoch"]) for row in self.rows]
         return [row[self.record["monitor"]] for row in self.rows]
 
     def _seconds(self) -> float:

@@ -61,6 +61,17 @@ def test_phantoms_do_not_replace_the_repositorys_models(release):
         net.save(run, "m0", SCORES)
 
 
+def test_what_learns_from_phantoms_on_purpose_is_released_in_full_only(release, monkeypatch):
+    net, run = release
+    chosen = releases.Release("wmh", "net", phantoms=True)
+    run.source, run.results = "phantom", common.ROOT / "results_dir" / "wmh" / "full"
+    with pytest.raises(FileNotFoundError, match="run 03_training first"):  # goes past the refusal, to the missing run
+        chosen.save(run, "m0", SCORES)
+    run.profile.name = "quick"
+    with pytest.raises(ValueError, match="quick is a run on phantoms"):
+        chosen.save(run, "m0", SCORES)
+
+
 def test_models_of_a_user_are_taken_as_they_come(release):
     net, run = release
     path = run.results / "runs" / "m0" / "best.keras"

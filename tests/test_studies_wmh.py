@@ -230,15 +230,16 @@ def test_rows_of_another_recipe_are_not_shown(done, tmp_path, capsys):
     assert "not shown: " in capsys.readouterr().out
 
 
-def test_anatomies_are_soft_maps_as_bytes(done, tmp_path):
-    folder, names = wmh.experiments.anatomies(done, None)
-    assert folder.name.endswith(phantom.mark())  # an edit of the phantoms makes them anew
+def test_anatomies_are_soft_maps_as_bytes(done, tmp_path, monkeypatch):
+    folder, names = wmh.real.anatomies(done, None)
     with np.load(folder / f"{names[0]}.npz") as part:
         assert part["parts"].dtype == np.uint8
         assert part["parts"].shape[-1] == len(phantom.PARTS)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty: holds no label map"):
-        wmh.experiments.anatomies(done, tmp_path / "empty")
+        wmh.real.anatomies(done, tmp_path / "empty")
+    monkeypatch.setattr(phantom, "mark", lambda: "edited")
+    assert wmh.real.anatomies(done, None)[0] != folder  # made anew
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +270,7 @@ def test_the_recipe_tunes_on_one_centre_and_opens_the_other_when_told(done, real
     opened = pd.read_csv(tables / "openings.csv")
     assert opened["scans"].tolist() == [1]
     chosen = pd.read_csv(tables / "thresholds.csv").iloc[0]
-    assert chosen[[str(t) for t in wmh.experiments.THRESHOLDS]].astype(float).idxmax() == str(chosen["threshold"])
+    assert chosen[[str(t) for t in wmh.real.THRESHOLDS]].astype(float).idxmax() == str(chosen["threshold"])
     missed = pd.read_csv(tables / "real_missed.csv")
     assert missed.groupby("subject")["lesions"].sum().gt(0).all()
     with pytest.raises(ValueError, match="has no scans of openms"):
@@ -282,18 +283,60 @@ def test_the_recipe_tunes_on_one_centre_and_opens_the_other_when_told(done, real
     assert wmh.user.MODEL.threshold() == chosen["threshold"]
 
 
+def test_recipes_are_also_tuned_on_thick_slices(tmp_path):
+    data, mask = np.full((4, 4, 16), 5.0), np.zeros((4, 4, 16), np.uint8)
+    data[0] = 0
+    mask[1, 1, :5] = mask[2, 2, :3] = 1
+    put(tmp_path, "openms/1", data, mask, affine=np.eye(4))
+    put(tmp_path, "openms/2", data, mask, affine=np.diag([1.0, 1.0, 6.0, 1.0]))
+    scans = wmh.real.tuning_scans(wmh.find(tmp_path))
+    assert list(scans) == ["openms/1", "openms/1, 8 mm", "openms/2"]
+    thick, truth = scans["openms/1, 8 mm"]
+    assert volumes.spacing(thick) == (1, 1, 8)
+    assert truth[..., 0].nonzero() == ([1], [1])  # five of eight slices; three are too few
+    assert not truth[..., 1].any()
+    assert not volumes.array(thick)[0].any()
+    np.testing.assert_allclose(volumes.array(thick)[1:], 5, rtol=1e-5)
+
+
+def test_the_best_tuned_recipe_is_released_and_none_other(done, real, tmp_path):
+    run = dataclasses.replace(done, results=tmp_path / "wmh" / "smoke")
+    with pytest.raises(FileNotFoundError, match="thresholds.csv is missing"):
+        wmh.best_recipe(run)
+    rows = pd.DataFrame({"recipe": ["good", "last"], "threshold": [0.4, 0.7], "dice": [0.6, 0.5]})
+    wmh.real.put(run.results / "tables" / "thresholds.csv", rows)
+    scores = pd.DataFrame(
+        {"method": wmh.RELEASED, "recipe": ["good", "last"], "subject": ["a", "b"], "threshold": [0.4, 0.7]}
+    )
+    wmh.real.put(run.results / "tables" / "tuning.csv", scores)
+    with pytest.raises(FileNotFoundError, match="best.keras is missing"):  # the better one's own model, not another's
+        wmh.best_recipe(run)
+    home = wmh.real.run_folder(run, "good")
+    models.save(models.build(wmh.RELEASED, filters=(4, 8)), home / "best.keras")
+    (home / "run.json").write_text("{}")
+    wmh.experiments.release_recipe(run)
+    kept = pd.read_csv(run.results.parent / "saved_models" / f"{wmh.RELEASED}.scores.csv")
+    assert kept["threshold"].tolist() == [0.4]
+
+
 def test_a_few_real_scans_more(done, real):
     wmh.experiments.recipe(done, real=real, verbose=0)
     rows = wmh.experiments.finetune(done, real=real, epochs=1, verbose=0)
     assert rows["subject"].tolist() == ["clinical/1"]
-    (done.results / "tables" / "finetune.csv").unlink()
+    tables = done.results / "tables"
+    assert rows["threshold"].tolist() == [pd.read_csv(tables / "thresholds.csv")["threshold"].iloc[0]]
+    assert (
+        pd.read_csv(tables / "openings.csv")["recipe"].str.contains(f"and {wmh.real.TUNED_ON} for 1 epochs").sum() == 1
+    )
+    assert len(wmh.experiments.finetune(done, real=real, epochs=1, verbose=0)) == 1  # not scored once more
+    (tables / "finetune.csv").unlink()
     with pytest.raises(ValueError, match="has no scans of openms to learn from"):
         wmh.experiments.finetune(done, real=real / "clinical", epochs=1, verbose=0)
 
 
 def test_a_rescored_slice_keeps_its_background_at_zero():
     from segkit import augment
-    from segkit.studies.wmh.networks import rescored
+    from segkit.studies.wmh.recipe import rescored
 
     rng = np.random.default_rng(0)
     image = np.zeros((24, 24, 2), np.float32)
@@ -323,11 +366,29 @@ def test_aged_brains_have_wider_ventricles_or_less_fluid_outside():
 
 
 def test_drawn_lesions_are_brighter_than_white_matter_and_than_their_surroundings():
+    over_cortex = []
     for seed in range(300):
         look = phantom.Look.drawn(np.random.default_rng(seed))
         shown = {k: getattr(look, k) ** look.gamma for k in ("lesion", "halo", "rim")}
-        assert 1.119 < shown["lesion"] < 2.001
+        assert 1.149 < shown["lesion"] < 2.001
         assert max(shown["halo"], shown["rim"]) <= 1 + 0.6 * (shown["lesion"] - 1) + 1e-6
+        over_cortex.append(shown["lesion"] / look.cortex**look.gamma)
+    assert 0.9 <= np.mean(np.array(over_cortex) > 1.069) < 1  # of the rest, some are darker
+
+
+def test_a_bad_stripping_adds_outside_or_takes_inside():
+    scan = np.zeros((64, 64), np.float32)
+    scan[16:48, 16:48] = 1
+    same = added = bitten = 0
+    for seed in range(200):
+        out = phantom.badly_stripped(scan, (1.0, 1.0), np.random.default_rng(seed))
+        more, less = bool((out[scan == 0] > 0.05).any()), bool((out[scan > 0] == 0).any())
+        assert not (more and less)
+        assert not out[:8].any()  # dura lies close to the brain
+        assert (out[28:36, 28:36] == 1).all()
+        same, added, bitten = same + (not more and not less), added + more, bitten + less
+    assert same > 120
+    assert min(added, bitten) > 10
 
 
 def test_a_painted_slice_is_new_each_time_and_its_background_is_zero():

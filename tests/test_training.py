@@ -285,6 +285,18 @@ def test_bad_requests_say_why(tmp_path, settings, message):
         fit(tmp_path / "r", **settings)
 
 
+def test_the_last_epoch_is_kept_when_asked(tmp_path):
+    model, history = fit(
+        tmp_path / "r", monitor="last", optimizer="sgd", learning_rate=-0.1
+    )  # uphill: each epoch is worse
+    assert history["val_loss"].is_monotonic_increasing
+    kept = [v.numpy() for v in keras.saving.load_model(tmp_path / "r" / "best.keras").weights]
+    last = [v.numpy() for v in keras.saving.load_model(tmp_path / "r" / "last.keras").weights]
+    for a, b, c in zip(kept, last, model.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, c)
+
+
 def test_a_run_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="cannot write .*run.json"):

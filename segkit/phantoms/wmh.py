@@ -62,13 +62,16 @@ class Look:
     def drawn(cls, rng: np.random.Generator) -> "Look":
         """Wide enough to hold scanners that nobody has seen."""
         gamma = np.exp(rng.uniform(-0.35, 0.35))
-        over = np.exp(rng.uniform(np.log(0.12), np.log(1.0)))  # of lesions over white matter, as the scan shows it
+        cortex = rng.uniform(0.95, 1.4)
+        over = np.exp(rng.uniform(np.log(0.15), np.log(0.95)))  # of lesions over white matter, as the scan shows it
+        if rng.random() < 0.9:  # a rater's lesion is mostly brighter than cortex, too
+            over = max(over, 1.07 * cortex**gamma - 1)
 
         def shown(value):  # before the scanner's own curve
             return float(max(value, 0.0) ** (1 / gamma))
 
         return cls(
-            cortex=rng.uniform(0.95, 1.4), deep=rng.uniform(0.9, 1.3), stem=rng.uniform(0.85, 1.25), ventricles=rng.uniform(0.02, 0.6),
+            cortex=cortex, deep=rng.uniform(0.9, 1.3), stem=rng.uniform(0.85, 1.25), ventricles=rng.uniform(0.02, 0.6),
             sulci=rng.uniform(0.05, 0.7), lesion=shown(1 + over), halo=shown(1 + over * rng.uniform(0, 0.45)),
             rim=shown(1 + over * rng.uniform(-0.1, 0.6)), choroid=rng.uniform(0.4, 1.5), patchy=rng.uniform(0, 0.2),
             cortex_patchy=rng.uniform(0, 0.2), texture=rng.uniform(0.01, 0.08), texture_mm=rng.uniform(1.5, 6),
@@ -294,6 +297,23 @@ def paint(parts: np.ndarray, spacing_mm: Sequence[float], rng: np.random.Generat
     if look.grain_mm:
         picture = ndimage.gaussian_filter(picture, [look.grain_mm / s for s in spacing_mm])
     return (picture * (inside > 0.3)).astype(np.float32)
+
+
+def badly_stripped(scan: np.ndarray, spacing_mm: Sequence[float], rng: np.random.Generator) -> np.ndarray:
+    """``scan`` (white matter about 1) as it is in seven of ten; else with dura left in places around it, or with cortex bitten off."""
+    kind = rng.random()
+    inside = scan != 0
+    if kind > 0.3 or not inside.any():
+        return scan
+    rough = anatomy.smooth_noise(scan.shape, spacing_mm, rng, scale_mm=12)
+    if kind < 0.15:
+        shell = (
+            ~inside & (edt.edt(~inside, anisotropy=spacing_mm) < rng.uniform(1, 3.5)) & (rough > rng.uniform(-0.3, 1))
+        )
+        dura = ndimage.gaussian_filter(shell * np.float32(rng.uniform(0.5, 1.6)), [0.5 / s for s in spacing_mm])
+        return np.where(shell, dura * (1 + 0.1 * rng.standard_normal(scan.shape, dtype=np.float32)), scan)
+    bitten = edt.edt(inside, anisotropy=spacing_mm) < np.clip(rough, 0, 2) * rng.uniform(1, 4)
+    return np.where(bitten, 0, scan).astype(np.float32)
 
 
 def skull(brain_mask: np.ndarray, spacing_mm: Sequence[float], rng: np.random.Generator) -> np.ndarray:

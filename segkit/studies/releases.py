@@ -22,6 +22,7 @@ class Release:
 
     study: str
     stem: str
+    phantoms: bool = False  # it learns from phantoms alone, on purpose
 
     @property
     def folder(self) -> Path:
@@ -73,12 +74,14 @@ class Release:
         Raises
         ------
         ValueError
-            For a run on phantoms in the repository's own results, whose models are of real data (or say what they are).
+            For a run on phantoms in the repository's own results, whose models are of real data (or learn from phantoms on purpose, and
+            then in the full profile).
         """
         from segkit import models
 
         folder = run.results.parent / "saved_models"
-        if run.source == "phantom" and folder.resolve() == (common.ROOT / "results_dir" / self.study / "saved_models"):
+        small = run.profile.name != "full" if self.phantoms else run.source == "phantom"
+        if small and folder.resolve() == (common.ROOT / "results_dir" / self.study / "saved_models"):
             raise ValueError(
                 f"{run.profile.name} is a run on phantoms; give RESULTS another folder to release it there"
             )

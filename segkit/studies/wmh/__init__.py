@@ -3,8 +3,9 @@
 Report: Mac, Moody and Khademi, MIDL 2020. Data in the layout of the 2017 WMH challenge; label 1 is a lesion, 2 other
 pathology, which is neither learned nor scored.
 
-``layout`` finds subjects, ``steps`` writes what notebooks 01 and 02 do, ``networks`` trains and predicts, ``tables`` scores,
-``experiments`` holds the long runs, ``user`` segments your own scan. What a user needs is at hand here:
+``layout`` finds subjects, ``steps`` writes what notebooks 01 and 02 do, ``networks`` trains the report's generator and predicts,
+``recipe`` is ours, ``real`` tunes and scores it on real scans, ``tables`` scores, ``experiments`` holds the long runs, ``user``
+segments your own scan. What a user needs is at hand here:
 ``wmh.segment("flair.nii.gz")``, ``wmh.measure(mask)``.
 """
 
@@ -24,17 +25,9 @@ from segkit.studies.wmh.layout import (
     split,
     start,
 )
-from segkit.studies.wmh.networks import (
-    build,
-    make_anatomies,
-    painted,
-    predict,
-    predict_recipe,
-    to_mask,
-    train,
-    train_recipe,
-    zscore_slice,
-)
+from segkit.studies.wmh.networks import build, predict, to_mask, train
+from segkit.studies.wmh.real import best_recipe
+from segkit.studies.wmh.recipe import make_anatomies, painted, predict_recipe, train_recipe, zscore_slice
 from segkit.studies.wmh.steps import INTENSITIES, back, downsample, load, pad_square, resize, scale, standardise
 from segkit.studies.wmh.tables import (
     NOTE,
@@ -54,9 +47,9 @@ from segkit.studies.wmh.tables import (
 from segkit.studies.wmh.user import load_model, measure, release, released, segment
 
 __all__ = [
-    "EXTERNAL", "INTENSITIES", "LABELS", "LOSSES", "NOTE", "OTHER", "PROFILES", "RELEASED", "SCORES", "SIZE", "SOFT", "Profile",
-    "back", "build", "claims", "compare", "density_bins", "downsample", "evaluate", "experiments", "false_by_distance", "find", "load",
-    "load_model", "make_anatomies", "measure", "missed_by_size", "pad_square", "painted", "predict", "predict_recipe", "read",
+    "EXTERNAL", "INTENSITIES", "LABELS", "LOSSES", "NOTE", "OTHER", "PROFILES", "RELEASED", "SCORES", "SIZE", "SOFT", "Profile", "back",
+    "best_recipe", "build", "claims", "compare", "density_bins", "downsample", "evaluate", "experiments", "false_by_distance", "find",
+    "load", "load_model", "make_anatomies", "measure", "missed_by_size", "pad_square", "painted", "predict", "predict_recipe", "read",
     "release", "released", "resize", "result_as_method", "save_scores", "scale", "segment", "split", "standardise", "start", "summary",
     "three_columns", "threshold_as_method", "to_mask", "train", "train_recipe", "zscore_slice",
 ]  # fmt: skip

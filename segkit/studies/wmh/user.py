@@ -10,9 +10,10 @@ from nibabel import Nifti1Image
 from segkit import labels, volumes
 from segkit.studies import releases
 from segkit.studies.wmh.layout import LABELS, OTHER, RELEASED, check_flair
-from segkit.studies.wmh.networks import predict_recipe, to_mask
+from segkit.studies.wmh.networks import to_mask
+from segkit.studies.wmh.recipe import predict_recipe
 
-MODEL = releases.Release("wmh", RELEASED)
+MODEL = releases.Release("wmh", RELEASED, phantoms=True)
 released, release, load_model = MODEL.files, MODEL.save, MODEL.load
 
 
