@@ -91,10 +91,10 @@ class Centre:
 
 CENTRES = {
     "CentreA": Centre((0.96, 0.95, 3.0), Look(cortex=1.25, lesion=1.6, noise=0.03)),
-    "CentreB": Centre((1.0, 1.0, 3.0), Look(cortex=1.15, lesion=1.75, noise=0.05, bias=0.15, ventricles=0.15), stripped=True),
-    "CentreC": Centre((1.2, 0.98, 3.0), Look(cortex=1.3, lesion=1.5, noise=0.04, gamma=1.15, blur_mm=0.8)),
+    "CentreB": Centre((1.0, 1.0, 1.0), Look(cortex=1.15, lesion=1.75, noise=0.05, bias=0.15, ventricles=0.15), stripped=True),
+    "CentreC": Centre((1.2, 0.98, 5.0), Look(cortex=1.3, lesion=1.5, noise=0.04, gamma=1.15, blur_mm=0.8)),
     # unseen in training: the external set
-    "CentreD": Centre((0.9, 0.9, 6.0), Look(cortex=1.05, deep=1.2, lesion=1.4, noise=0.06, bias=0.2, sulci=0.5, gamma=0.85), stripped=True),
+    "CentreD": Centre((0.9, 0.9, 8.0), Look(cortex=1.05, deep=1.2, lesion=1.4, noise=0.06, bias=0.2, sulci=0.5, gamma=0.85), stripped=True),
 }  # fmt: skip
 
 

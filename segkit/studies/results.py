@@ -11,9 +11,10 @@ HEAD = """# Results
 
 Made by `make results` from the tables on disk and nothing else; do not edit. *Reported* is the number that the report printed,
 *legacy* our model scored by the report's own definition, *corrected* our model scored per subject in 3D on the native grid,
-with its 95 % bootstrap interval (low, high) over n subjects. Quick is phantoms; full is real data,
-for QSM maps simulated on real anatomy of the nuclei.
+with its 95 % bootstrap interval (low, high) over n subjects. Quick is phantoms; full is real data, for
+QSM maps simulated on real anatomy of the nuclei, for white-matter hyperintensities phantoms.
 """
+MADE = {"qsm": " (simulated)", "wmh": " (phantom)"}  # full profiles that are not real data
 
 
 def gather(folder: Path) -> str:
@@ -27,7 +28,9 @@ def gather(folder: Path) -> str:
             found = sorted(tables.glob("three_columns*.csv"))
             if not found and not any(tables.glob("claims*.csv")):
                 continue
-            parts.append(f"## {study.name}, {profile}" + (" (phantom)" if profile == "quick" else ""))
+            parts.append(
+                f"## {study.name}, {profile}" + (" (phantom)" if profile == "quick" else MADE.get(study.name, ""))
+            )
             for path in found:
                 note = (
                     path.with_suffix(".md").read_text().partition("\n\n")[2].strip()

@@ -30,7 +30,8 @@ SETS = {"test": "internal", "external": "external"}
 PLAIN: dict = {"pools": 2, "reduction": "concatenated", "soft": True}  # of the content loss, as reported
 COMMAND = {  # that writes a table whose rows may be of several recipes
     "real": "recipe --real DIR --final", "real_missed": "recipe --real DIR --final", "tuning": "recipe --real DIR",
-    "openings": "recipe --real DIR --final", "finetune": "finetune --real DIR", "full_net": "full_net --features FILE",
+    "openings": "recipe --real DIR --final", "thresholds": "recipe --real DIR",
+    "finetune": "finetune --real DIR", "full_net": "full_net --features FILE",
 }  # fmt: skip
 
 
@@ -75,9 +76,19 @@ def cell_name(cell: dict) -> str:
     return "_".join(map(str, (*words, "soft" if cell["soft"] else "hard")))
 
 
-def load_cell(run: common.Run, loss: str, *, features: str = "imagenet", seed: int = 0):
-    """The trained generator of a cell of :func:`losses_table`; None, and a line that says so, where its run is not here."""
-    source = content.source_of(features) if "content" in loss else "none"
+def features_of(run: common.Run) -> str:
+    """Where the features in ``tables/losses.csv`` came from; "random" where it has none."""
+    path = run.results / "tables" / "losses.csv"
+    known = pd.read_csv(path)["features"] if path.is_file() else pd.Series(dtype=str)
+    return next((f for f in known.dropna() if f != "none"), "random")
+
+
+def load_cell(run: common.Run, loss: str, *, features: str | None = None, seed: int = 0):
+    """The trained generator of a cell of :func:`losses_table`; None, and a line that says so, where its run is not here.
+
+    ``features``: as they were given there; default those of :func:`features_of`.
+    """
+    source = content.source_of(features or features_of(run)) if "content" in loss else "none"
     name = cell_name({"loss": loss, "seed": seed, "features": source} | PLAIN)
     path = run.results / "runs" / name / "best.keras"
     if not path.is_file():
@@ -191,7 +202,9 @@ def main() -> None:
     """Command line."""
     parser = common.command_line("WMH", WHAT, data="the challenge's folder; default phantoms")
     parser.add_argument("--real", type=common.folder, help="scans that are only scored")
-    parser.add_argument("--brains", type=common.folder, help="FreeSurfer label maps for the recipe's anatomies")
+    parser.add_argument(
+        "--brains", type=common.folder, help="FreeSurfer label maps for the recipe's anatomies (recipe)"
+    )
     parser.add_argument("--features", default="imagenet", help="weights of VGG19: imagenet, random or a file")
     parser.add_argument("--final", action="store_true", help="recipe: open the scans that do not tune, too")
     parser.add_argument("--minutes", type=float, help="full_net: of its one cell")

@@ -239,8 +239,12 @@ def claims(
         gaps = pd.concat([_gap(external, content, m) for m in others], axis=1).T
         all_better, all_worse = (gaps["low"] > 0).all(), (gaps["high"] < 0).any()
         told = f"external Dice: {_means(external, (content, *others))}; differences {_told(gaps)}"
+        if "steps" in external:
+            steps = external.groupby("method")["steps"].mean()
+            told += "; steps " + ", ".join(f"{m} {steps[m]:.0f}" for m in (content, *others))
         if scans is not None and len(scans):
-            told += f"; on {scans['subject'].nunique()} real scans: {_means(scans, (content, *others))}"
+            apart = pd.concat([_gap(scans, content, m) for m in others], axis=1).T
+            told += f"; on real scans: {_means(scans, (content, *others))}; differences {_told(apart)}"
         rows.append(("abstract", "the content loss generalises better to an unseen centre",
                      ("holds" if all_better else "does not hold" if all_worse else unknown) + where, told))  # fmt: skip
         best = max(others, key=lambda m: internal.loc[internal["method"] == m, "dice"].mean())
