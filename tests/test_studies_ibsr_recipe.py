@@ -102,6 +102,13 @@ def test_cells_resume_and_rows_of_another_recipe_are_refused(done, monkeypatch):
     other = dataclasses.replace(done, seed=1)
     with pytest.raises(ValueError, match="holds rows of another recipe"):
         experiments.ablation(other, verbose=0)
+    # what concerns our recipe alone leaves them as they are
+    tuned = dataclasses.replace(done, profile=dataclasses.replace(done.profile, recipe_minutes=7, recipe_batch=3))
+    assert len(experiments.ablation(tuned, verbose=0)) == len(rows)
+    assert calls == []
+    with pytest.raises(ValueError, match="ablation has no cell 'colour'; choose of as it is, raw"):
+        experiments.ablation(done, cells=["colour"], verbose=0)
+    assert (done.results / "tables" / "histories" / "ablation_as_it_is.csv").is_file()
 
 
 @pytest.mark.parametrize("network", ["ibsr_resunet2d", "ibsr_denseunet2d", "ibsr_unet3d"])
@@ -124,6 +131,43 @@ def test_every_cell_names_settings_that_exist():
             known.get(settings.get("loss", "cross_entropy"), **settings.get("loss_settings", {}))
             own = {k: v for k, v in settings.items() if k in ("dropout", "normalization", "normalize_decoder", "add")}
             assert models.build(settings.get("network", "ibsr_unet2d_4level"), filters=(2, 2), **own), name
+
+
+def test_the_recipe_is_chosen_on_the_selection_subjects_and_then_learns_from_them(done, monkeypatch):
+    from segkit import training
+    from segkit.studies.ibsr import experiments
+
+    parts = ibsr.split(ibsr.find(done.data))
+    chosen = experiments.select(done, verbose=0)
+    assert set(chosen["subject"]) == set(parts["selection"])
+    assert list(chosen["cell"].unique()) == list(experiments.STEPS)
+    learned = training.read_run(done.results / "runs" / "selection")[0]["settings"]["train"]["subjects"]
+    assert {s.split()[0] for s in learned} == set(parts["train"])
+    rows = experiments.recipe(done, verbose=0)
+    assert set(rows["subject"]) == set(parts["validation"])
+    learned = training.read_run(done.results / "runs" / "recipe")[0]["settings"]["train"]["subjects"]
+    assert {s.split()[0] for s in learned} == {*parts["train"], *parts["selection"]}
+    monkeypatch.setattr(experiments, "train_recipe", None)  # not trained again, even where its run folder is gone
+    assert len(experiments.recipe(done, verbose=0)) == len(rows)
+
+
+def test_small_parts_of_csf_become_what_is_next_likely(done):
+    import keras
+
+    inputs = keras.Input((None, None, 3))
+
+    def guess(x):  # the middle slice's own value tells: bright is CSF, then grey matter
+        bright = keras.ops.cast(x[..., 1:2] > 1, "float32")
+        return keras.ops.concatenate([0 * bright, 0.6 * bright, 0.4 * bright + 0.1, 0.3 * (1 - bright)], axis=-1)
+
+    model = keras.Model(inputs, keras.layers.Lambda(guess)(inputs))
+    data = np.ones((32, 32, 32), np.float32)
+    data[4:8, 4:8, 4:8], data[20, 20, 20:22] = 9, 9
+    image = nib.Nifti1Image(data, np.diag([*ibsr.SPACING_MM, 1]))
+    plain = volumes.array(recipe.predict_recipe(model, image))
+    kept = volumes.array(recipe.predict_recipe(model, image, smallest_csf=10))
+    assert ((plain == 1).sum(), (kept == 1).sum()) == (66, 64)
+    assert (kept[20, 20, 20:22] == 2).all()
 
 
 def test_the_recipe_is_taken_apart_and_released(done):

@@ -3,28 +3,30 @@
     python -m segkit.studies.ibsr.experiments networks --data DIR   the report's networks at equal minutes (Table 1)
     python -m segkit.studies.ibsr.experiments losses --data DIR     the loss comparison on the four-level net (Tables 4 to 6)
     python -m segkit.studies.ibsr.experiments ablation --data DIR   one setting changed at a time
+    python -m segkit.studies.ibsr.experiments select --data DIR     our own recipe and its steps on the selection subjects alone
     python -m segkit.studies.ibsr.experiments recipe --data DIR     our own recipe, trained, scored and taken apart
     python -m segkit.studies.ibsr.experiments ensemble --data DIR   the mean of several that differ in their seed
     python -m segkit.studies.ibsr.experiments folds --data DIR      the recipe on five folds over all labelled subjects
     python -m segkit.studies.ibsr.experiments release --data DIR    the recipe into saved_models, with its scores
 
-Each cell ends with rows of a CSV in ``tables/``; what is there is not run again. Recipes are chosen on the selection subjects; the
-validation volumes are scored once a cell.
+``--cells NAME …`` takes some of the networks, losses or ablations. Each cell ends with rows of a CSV in ``tables/`` and its curve in
+``tables/histories/``; what is there is not run again. Recipes are chosen on the selection subjects; the validation volumes are scored
+once a cell.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from nibabel import Nifti1Image
 
-from segkit import intensity, training, volumes
-from segkit.studies import common
+from segkit import files, intensity, training, volumes
+from segkit.studies import common, releases
 from segkit.studies.ibsr.layout import find, split, start
-from segkit.studies.ibsr.networks import predict, release, train
+from segkit.studies.ibsr.networks import TURNS, predict, train
 from segkit.studies.ibsr.recipe import AUGMENTATION, NETWORK, predict_recipe, train_recipe
 from segkit.studies.ibsr.steps import extract, preprocess, standardise
 from segkit.studies.ibsr.tables import evaluate
@@ -56,21 +58,39 @@ ABLATION: dict[str, dict] = {
     "ResUNet": {"network": "ibsr_resunet2d"}, "ResUNet, added": {"network": "ibsr_resunet2d", "add": True},
     "DenseUNet": {"network": "ibsr_denseunet2d"}, "DenseUNet, truly dense": {"network": "ibsr_denseunet2d_full"},
 }  # fmt: skip
+# the recipe, and the same with one step left out, changed or added at prediction
+STEPS: dict[str, dict] = {
+    NETWORK: {}, "coronal slices only": {"planes": (1,)}, "no mirroring": {"mirror": False},
+    "coronal only, no mirroring": {"planes": (1,), "mirror": False}, "coronal twice": {"planes": (0, 1, 1, 2)},
+    "largest component": {"tidy": True}, "CSF parts of 30 voxels and more": {"smallest_csf": 30}, "brain mask": {"within": True},
+    "Perona–Malik at prediction": {"smooth": True}, "without N4 at prediction": {"images": "without_n4"},
+}  # fmt: skip
 SCORES = ["subject", "label", "dice", "hd95_mm", "avd_percent", "legacy_dice", "legacy_hausdorff_voxels", "legacy_avd"]
 
 
 def recipe_of(run: common.Run, what: str, minutes: float | None) -> str:
-    """What a row was made with; the last word changes with the profile and the subjects."""
-    settings = (run.profile, sorted(AUGMENTATION.items()), sorted(split(find(run.data)).items()))
-    mark = common.mark(*settings)
+    """What a row was made with; the last word changes with what the profile sets for it, and the subjects."""
+    p = run.profile
+    if what.startswith(NETWORK):
+        own = (sorted(AUGMENTATION.items()), p.recipe_batch, sorted(map(str, training.RECIPE.items())))
+    else:
+        own = (sorted(TURNS.items()), p.loss, p.learning_rate, p.batch_size)
+    mark = common.mark(
+        own, p.filters, p.coarse, p.epochs, p.n4_shrink, p.recipe_steps, sorted(split(find(run.data)).items())
+    )
     budget = f"{minutes:g} minutes" if minutes else f"{run.profile.epochs} epochs"
     return f"{what}, {budget}, seed {run.seed}, settings {mark}"
 
 
 def recipe_for(run: common.Run, what: str, *, count: int = 5) -> str:
-    """:func:`recipe_of` the rows of ``tables/<what>.csv``: networks, losses, ablation, recipe, ensemble or folds."""
-    said = {"recipe": NETWORK, "ensemble": f"{NETWORK}, several", "folds": f"{NETWORK}, {count} folds"}
-    minutes = run.profile.recipe_minutes if what in ("recipe", "ensemble") else run.profile.cell_minutes[what]
+    """:func:`recipe_of` the rows of ``tables/<what>.csv``: networks, losses, ablation, selection, recipe, ensemble or folds."""
+    said = {"recipe": NETWORK, "ensemble": f"{NETWORK}, several", "folds": f"{NETWORK}, {count} folds",
+            "selection": f"{NETWORK}, on the selection subjects"}  # fmt: skip
+    minutes = (
+        run.profile.recipe_minutes
+        if what in ("recipe", "ensemble")
+        else run.profile.cell_minutes[{"selection": "select"}.get(what, what)]
+    )
     return recipe_of(run, said.get(what, what), minutes)
 
 
@@ -79,25 +99,34 @@ def rows(run: common.Run, what: str) -> pd.DataFrame | None:
     return common.rows_or_why(run, what, recipe_for(run, what))
 
 
-def networks(run: common.Run, *, verbose=2) -> pd.DataFrame:
+def networks(run: common.Run, *, cells: Sequence[str] | None = None, verbose=2) -> pd.DataFrame:
     """The report's networks at equal minutes: ``tables/networks.csv``, a row a network, subject and tissue."""
-    return _cells(run, "networks", NETWORKS, run.profile.cell_minutes["networks"], verbose)
+    return _cells(run, "networks", NETWORKS, cells, verbose)
 
 
-def losses(run: common.Run, *, verbose=2) -> pd.DataFrame:
+def losses(run: common.Run, *, cells: Sequence[str] | None = None, verbose=2) -> pd.DataFrame:
     """The losses of the report's Tables 4 to 6, and Dice, on the four-level net: ``tables/losses.csv``."""
-    return _cells(run, "losses", LOSSES, run.profile.cell_minutes["losses"], verbose)
+    return _cells(run, "losses", LOSSES, cells, verbose)
 
 
-def ablation(run: common.Run, *, verbose=2) -> pd.DataFrame:
+def ablation(run: common.Run, *, cells: Sequence[str] | None = None, verbose=2) -> pd.DataFrame:
     """One setting of the report's changed at a time, on the four-level net: ``tables/ablation.csv``."""
-    return _cells(run, "ablation", ABLATION, run.profile.cell_minutes["ablation"], verbose)
+    return _cells(run, "ablation", ABLATION, cells, verbose)
 
 
-def _cells(run: common.Run, what: str, cells: dict[str, dict], minutes: float | None, verbose) -> pd.DataFrame:
-    path, recipe = run.results / "tables" / f"{what}.csv", recipe_for(run, what)
+def _cells(run: common.Run, what: str, known: dict[str, dict], chosen: Sequence[str] | None, verbose) -> pd.DataFrame:
+    unknown = sorted(set(chosen or ()) - set(known))
+    if unknown:
+        raise ValueError(f"{what} has no cell {unknown[0]!r}; choose of {', '.join(known)}")
+    path, recipe, minutes = (
+        run.results / "tables" / f"{what}.csv",
+        recipe_for(run, what),
+        run.profile.cell_minutes[what],
+    )
     done, parts = common.read_rows(path, recipe), split(find(run.data))
-    for name, given in cells.items():
+    for name, given in known.items():
+        if chosen and name not in chosen:
+            continue
         mark = common.mark(sorted(given.items()))
         if len(done) and ((done["cell"] == name) & (done["settings"] == mark)).any():
             continue
@@ -110,7 +139,9 @@ def _cells(run: common.Run, what: str, cells: dict[str, dict], minutes: float | 
         )  # fmt: skip
         method = functools.partial(predict, model, raw=raw, spacing_mm=run.profile.spacing_mm)
         scores = evaluate({f"{what} {name}": method}, run.data, results, parts["validation"])
-        best = history.loc[history["val_loss"].idxmin()]  # the epoch that is kept
+        finite = history["val_loss"].dropna()  # none of a loss that ran away in its first epoch
+        best = history.loc[finite.idxmin() if len(finite) else history.index[-1]]  # the epoch that is kept
+        keep_history(run, f"{what} {name}", history)
         cell = scores[SCORES].assign(
             cell=name, network=network, parameters=model.count_params(), epochs=len(history),
             seconds=float(history["seconds"].iloc[-1]), loss=float(best["loss"]), val_loss=float(best["val_loss"]),
@@ -135,17 +166,41 @@ def made_otherwise(run: common.Run, images: str | None) -> Path:
     return other.results
 
 
+def keep_history(run: common.Run, name: str, history: pd.DataFrame) -> Path:
+    """A cell's curve beside the tables, since its run folder is not committed."""
+    path = run.results / "tables" / "histories" / f"{name.replace(' ', '_').replace(',', '')}.csv"
+    return files.write_text(path, history.round(6).to_csv(index=False))
+
+
+def select(run: common.Run, *, verbose=2) -> pd.DataFrame:
+    """The recipe, trained without the selection subjects, and its steps, scored on them alone: ``tables/selection.csv``."""
+    parts, minutes = split(find(run.data)), run.profile.cell_minutes["select"]
+    chosen = {"train": parts["train"], "selection": parts["selection"]}
+    return _taken_apart(run, "selection", chosen, parts["selection"], minutes, verbose)
+
+
 def recipe(run: common.Run, *, verbose=2) -> pd.DataFrame:
-    """Train our own recipe, score it on the validation subjects and take it apart: ``tables/recipe.csv``."""
-    minutes = run.profile.recipe_minutes
-    path, said = run.results / "tables" / "recipe.csv", recipe_for(run, "recipe")
-    done, parts = common.read_rows(path, said), split(find(run.data))
-    model, history = train_recipe(run, parts, verbose=verbose)
-    for name, (method, results) in steps(run, model).items():
-        if len(done) and (done["cell"] == name).any():
-            continue
-        scores = evaluate({name: method}, run.data, results, parts["validation"])
-        done = common.add_rows(path, done, scores.assign(cell=name, epochs=len(history), minutes=minutes, recipe=said))
+    """Train our own recipe on all training subjects, those that select among them (:func:`select` has chosen by then), score it on the
+    validation subjects and take it apart: ``tables/recipe.csv``."""
+    parts = split(find(run.data))
+    chosen = {"train": sorted(parts["train"] + parts["selection"]), "selection": []}
+    return _taken_apart(run, "recipe", chosen, parts["validation"], run.profile.recipe_minutes, verbose)
+
+
+def _taken_apart(
+    run: common.Run, what: str, chosen: dict, scored: Sequence[str], minutes: float | None, verbose
+) -> pd.DataFrame:
+    path, said = run.results / "tables" / f"{what}.csv", recipe_for(run, what)
+    done = common.read_rows(path, said)
+    left = [cell for cell in STEPS if not len(done) or not (done["cell"] == cell).any()]
+    if not left:  # nor trained again where its run folder is gone
+        return done
+    model, history = train_recipe(run, chosen, name=what, minutes=minutes, verbose=verbose)
+    keep_history(run, what, history)
+    for cell in left:
+        method, results = step(run, model, **STEPS[cell])
+        scores = evaluate({f"{what} {cell}": method}, run.data, results, scored)
+        done = common.add_rows(path, done, scores.assign(cell=cell, epochs=len(history), minutes=minutes, recipe=said))
     return done
 
 
@@ -153,9 +208,10 @@ def ensemble(run: common.Run, *, members: int = 3, verbose=2) -> pd.DataFrame:
     """The mean of recipes that differ in their seed, from one to ``members`` of them: ``tables/ensemble.csv``."""
     path, said = run.results / "tables" / "ensemble.csv", recipe_for(run, "ensemble")
     done, parts, trained = common.read_rows(path, said), split(find(run.data)), []
+    chosen = {"train": sorted(parts["train"] + parts["selection"]), "selection": []}
     for k in range(1, members + 1):
-        name = NETWORK if k == 1 else f"{NETWORK}_{k}"
-        trained.append(train_recipe(run, parts, name=name, seed=run.seed + k - 1, verbose=verbose)[0])
+        name = "recipe" if k == 1 else f"recipe_{k}"
+        trained.append(train_recipe(run, chosen, name=name, seed=run.seed + k - 1, verbose=verbose)[0])
         if len(done) and (done["members"] == k).any():
             continue
         method = functools.partial(predict_recipe, list(trained), spacing_mm=run.profile.spacing_mm)
@@ -164,23 +220,20 @@ def ensemble(run: common.Run, *, members: int = 3, verbose=2) -> pd.DataFrame:
     return done
 
 
-def steps(run: common.Run, model) -> dict[str, tuple[Callable[[Nifti1Image], Nifti1Image], Path]]:
-    """The recipe with one of its steps left out or added: name to (callable, results folder whose images it is given)."""
-    own = functools.partial(predict_recipe, model, spacing_mm=run.profile.spacing_mm)
-    plain = run.results
-    return {
-        NETWORK: (own, plain),
-        "coronal slices only": (functools.partial(own, planes=(1,)), plain),
-        "no mirroring": (functools.partial(own, mirror=False), plain),
-        "coronal only, no mirroring": (functools.partial(own, planes=(1,), mirror=False), plain),
-        "largest component": (functools.partial(own, tidy=True), plain),
-        "brain mask": (lambda image: within(own(image), image), plain),
-        "Perona–Malik at prediction": (lambda image: own(smoothed(image)), plain),
-        "without N4 at prediction": (own, made_otherwise(run, "without_n4")),
-    }
+def step(
+    run: common.Run, model, *, within: bool = False, smooth: bool = False, images: str | None = None, **settings
+) -> tuple[Callable[[Nifti1Image], Nifti1Image], Path]:
+    """The recipe with one of its :data:`STEPS`: a callable, and the results folder whose images it is given."""
+    own = functools.partial(predict_recipe, model, spacing_mm=run.profile.spacing_mm, **settings)
+
+    def method(image: Nifti1Image) -> Nifti1Image:
+        found = own(smoothed(image) if smooth else image)
+        return inside(found, image) if within else found
+
+    return method, made_otherwise(run, images)
 
 
-def within(found: Nifti1Image, image: Nifti1Image) -> Nifti1Image:
+def inside(found: Nifti1Image, image: Nifti1Image) -> Nifti1Image:
     """``found`` without what lies outside the brain (voxels of ``image`` above 0)."""
     return volumes.like(np.where(volumes.array(image) > 0, volumes.array(found), 0).astype(np.uint8), found)
 
@@ -223,23 +276,28 @@ def _fold(run: common.Run, number: int, count: int, verbose) -> pd.DataFrame:
 def release_recipe(run: common.Run, *, verbose=2) -> pd.DataFrame:
     """Put the recipe's network, which never saw the validation subjects, into ``saved_models`` with its scores."""
     rows = recipe(run, verbose=verbose)
-    path = release(run, NETWORK, rows[rows["cell"] == NETWORK].assign(method=NETWORK))
+    own = rows[rows["cell"] == NETWORK].assign(method=NETWORK)
+    (path,) = releases.Release("ibsr", NETWORK).save(run, "recipe", own)
     return pd.DataFrame({"file": [path.name], "MB": [round(path.stat().st_size / 1e6, 2)]})
 
 
 WHAT = {
-    "networks": networks, "losses": losses, "ablation": ablation, "recipe": recipe, "ensemble": ensemble, "folds": folds,
-    "release": release_recipe,
+    "networks": networks, "losses": losses, "ablation": ablation, "select": select, "recipe": recipe, "ensemble": ensemble,
+    "folds": folds, "release": release_recipe,
 }  # fmt: skip
 
 
 def main() -> None:
     """Command line."""
     parser = common.command_line("IBSR", WHAT)
+    parser.add_argument("--cells", nargs="+", help="of networks, losses or ablation: these alone")
     options = parser.parse_args()
+    if options.cells and options.what not in ("networks", "losses", "ablation"):
+        parser.error(f"{options.what} has no cells to choose from")
     run = start(options.profile, data=options.data, results=options.results)
     prepare(run)
-    print(WHAT[options.what](run).to_string())
+    more = {"cells": options.cells} if options.cells else {}
+    print(WHAT[options.what](run, **more).to_string())
 
 
 def prepare(run: common.Run, *, n4: bool = True) -> None:

@@ -17,6 +17,8 @@ from segkit.studies.ibsr.layout import LABELS, RELEASED, SPACING_MM, Profile
 from segkit.studies.ibsr.recipe import NEIGHBOURS, NETWORK, cubes, predict_recipe
 from segkit.studies.ibsr.steps import load_patches, normalise
 
+TURNS = {"flips": (), "rotate": 15, "scale": 0.15, "gain": 0.1}  # of the samples, ours
+
 
 def build(network: str, profile: Profile, **settings):
     """The report's network by name; the smoke profile makes it slim."""
@@ -78,19 +80,20 @@ def train(
     model = build(network, profile, **settings)
     volumetric = len(model.inputs[0].shape) == 5
     own = {"classes": 4, "batch_size": batch_size or (2 if volumetric else profile.batch_size), "seed": seed}
-    turns = {"flips": (), "rotate": 15, "scale": 0.15, "gain": 0.1}
     sets: dict = {}
     for side, chosen in (("train", subjects["train"]), ("validation", subjects["selection"])):
         learns = side == "train"
         if volumetric:
             known = cubes(results, chosen)
-            moves = {"augment": augment.volumes(**turns)} if learns and augmented else {}
-            steps = profile.recipe_steps if learns else 4 * len(chosen)
+            moves = {"augment": augment.volumes(**TURNS)} if learns and augmented else {}
+            steps = (
+                min(30, profile.recipe_steps) if learns else 10 * len(chosen)
+            )  # an epoch of minutes, not a quarter of an hour
             patch = [min(64, n) for n in next(iter(known.values()))[1].shape]
             sets[side] = data.Patches(known, patch=patch, foreground=0.8, steps=steps, **own, **moves)
             continue
         images, maps = load_patches(results, chosen, raw=intensities == "raw")
-        learn = {"shuffle": False} if not learns else {"augment": augment.slices(**turns)} if augmented else {}
+        learn = {"shuffle": False} if not learns else {"augment": augment.slices(**TURNS)} if augmented else {}
         sets[side] = data.Arrays(images, maps, chosen, **own, **learn)
     history = training.fit(
         model, sets["train"], sets["validation"], run=results / "runs" / (name or network),
@@ -153,14 +156,20 @@ def mixture_baseline(image: Nifti1Image, *, seed: int = 0, sample: int = 50_000)
 
 
 def methods(run: common.Run) -> dict:
-    """What 04_testing compares: name to ``callable(bias-corrected image) -> labels``: baselines, the networks, our recipe."""
+    """What 04_testing compares: name to ``callable(bias-corrected image) -> labels``: baselines, the networks, our recipe.
+
+    The recipe is the run's own; in the full profile that of ``experiments recipe``, or where its run is not here the released one.
+    """
     from segkit import models
 
     out = {"threshold (Otsu)": threshold_baseline, "Gaussian mixture": mixture_baseline}
     for name in run.profile.networks:
         model = models.load(common.need(run.results / "runs" / name / "best.keras", "03_training"))
         out[name] = functools.partial(predict, model, spacing_mm=run.profile.spacing_mm)
-    own = run.results / "runs" / NETWORK / "best.keras"
+    full = run.profile.name == "full"
+    own = run.results / "runs" / ("recipe" if full else NETWORK) / "best.keras"
+    if full and not own.is_file():
+        own = run.results.parent / "saved_models" / f"{NETWORK}.keras"
     if own.is_file():
         out[NETWORK] = functools.partial(predict_recipe, models.load(own), spacing_mm=run.profile.spacing_mm)
     return out

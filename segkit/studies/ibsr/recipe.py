@@ -116,6 +116,7 @@ def predict_recipe(
     planes: Sequence[int] = PLANES,
     mirror: bool = True,
     tidy: bool = False,
+    smallest_csf: int = 0,
     spacing_mm: Sequence[float] = SPACING_MM,
 ) -> Nifti1Image:
     """Labels of a bias-corrected scan on the scan's own grid, from the mean over planes, mirrored copies and members.
@@ -129,6 +130,8 @@ def predict_recipe(
         Average with the prediction on the scan flipped between left and right.
     tidy : bool
         Keep the largest connected part of the brain's tissue.
+    smallest_csf : int
+        Connected parts of CSF (26 neighbours) with fewer voxels become what is next likely.
     spacing_mm : three floats
         Voxel size that the network knows; a scan that differs by more than a fifth is resampled.
     """
@@ -150,6 +153,11 @@ def predict_recipe(
         for plane in planes
     )  # fmt: skip
     found = soft.argmax(axis=-1).astype(np.uint8)
+    if smallest_csf:
+        csf = found == LABELS["CSF"]
+        dropped = csf & (postprocessing.remove_small(csf, smallest_csf, connectivity=26) == 0)
+        soft[dropped, LABELS["CSF"]] = -1
+        found[dropped] = soft[dropped].argmax(axis=-1)
     if tidy:
         found *= postprocessing.largest_component(found > 0).astype(np.uint8)
     return volumes.resample(volumes.like(found, ready), like=image, kind="label")

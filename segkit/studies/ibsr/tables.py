@@ -59,7 +59,7 @@ def three_columns(scores: pd.DataFrame, method: str) -> pd.DataFrame:
     HD95 in mm, AVD as |ΔV| / V.
     """
     printed = common.published("ibsr").query("table == 1 and model == '2D U-Net'")[["label", "metric", "value"]]
-    if not method.startswith("ibsr_"):  # a baseline, which the report does not have
+    if not method.startswith("ibsr_unet2d"):  # a baseline or our recipe, which the report does not have
         printed = printed.iloc[:0]
     return _columns(printed, scores[scores["method"] == method], ())
 
