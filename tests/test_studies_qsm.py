@@ -555,6 +555,25 @@ def test_patches_are_spent_on_what_is_not_zero(rng, classes):
     )
 
 
+def test_the_recipes_labels_are_voted_down_as_the_masks_were(done, monkeypatch):
+    from segkit.studies.qsm import experiments
+
+    subject = qsm.find(done.data).index[0]
+    cube = qsm.load_cube(done.results, subject, 64)[0]
+    soft = np.zeros((*cube.shape, 6), "f")
+    soft[..., 0] = 0.4
+    soft[20:25, 20:24, 20:24, 2] = 0.6  # five voxels wide: the last block is half nucleus
+    soft[40:42, 40:42, 40:42, 5] = 0.6
+    monkeypatch.setattr(experiments, "predict", lambda *a, **k: volumes.like(soft, cube))
+    fine = experiments.recipe_method(None, done, dim=64)(subject)
+    np.testing.assert_array_equal(fine, soft)
+    small = experiments.recipe_method(None, done, dim=32)(subject)
+    assert small.shape == (32, 32, 32, 6)
+    found = small.argmax(axis=-1)
+    assert (found[10:12, 10:12, 10:12] == 2).all()
+    assert ((found == 2).sum(), (found == 5).sum()) == (8, 1)  # half a block is background, as in the masks
+
+
 def test_votes_and_shares_by_hand(rng):
     from segkit.studies.qsm import recipe
 

@@ -40,7 +40,7 @@ def test_notebooks_run_in_order_and_leave_a_table(study, tmp_path):
 def test_an_unknown_study_is_refused_with_the_list():
     done = subprocess.run([sys.executable, "notebooks/run.py", "nose"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "no study is called 'nose'; choose one of atrium, ibsr, lgg" in done.stderr
+    assert "no study is called 'nose'; choose one of atrium, ibsr, lgg, qsm" in done.stderr
 
 
 def test_full_needs_data():

@@ -62,8 +62,8 @@ PROFILES = {
         compared=("qsm_unet3d", "qsm_double_branch"),
     ),
     "quick": Profile(
-        "quick", {"subjects": 8}, coarse=4, dims=(128, 64), dim=128, subjects=8, minutes=0.6, filters=(8, 16, 32),
-        patch=(48, 48, 48), fine=128, stem=1, box=(48, 56, 48), steps=25, batch_size=1, learning_rate=3e-3, cell_minutes=0.3,
+        "quick", {"subjects": 10}, coarse=4, dims=(128, 64), dim=64, subjects=10, minutes=0.5, filters=(8, 16, 32), patch=(32, 32, 32),
+        fine=128, stem=1, box=(48, 56, 48), steps=25, batch_size=2, learning_rate=3e-3, cell_minutes=0.4,
         compared=("qsm_unet3d", "qsm_resunet3d"),
     ),
     "full": Profile(

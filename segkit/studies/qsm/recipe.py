@@ -20,8 +20,18 @@ from segkit.studies.qsm.layout import LABELS, RELEASED, Profile
 from segkit.studies.qsm.networks import AUGMENTATION, build, drop_fragments
 from segkit.studies.qsm.steps import centre_box, load_cube, normalise
 
-NEAR = AUGMENTATION | {"rotate": 6, "scale": 0.07, "stretch": 0.05, "shear": 0.03}  # about the atlas's place
-JITTER = 3  # voxels, likewise
+# registered maps lie where the atlas says, but for what registration leaves
+REGISTERED = {
+    "flips": (0,), "rotate": 2, "scale": 0.03, "stretch": 0.02, "shear": 0.01, "bend": 1.0, "gain": 0.1, "gamma": 0.1, "noise": 0.1,
+    "blur": 0.3, "jitter": 1,
+}  # fmt: skip
+NEAR = AUGMENTATION | {
+    "rotate": 6,
+    "scale": 0.07,
+    "stretch": 0.05,
+    "shear": 0.03,
+    "jitter": 3,
+}  # others, about the atlas's place
 # of the released model, which shall bear maps that another program made, anywhere
 WIDE = {"gain": 0.3, "gamma": 0.3, "blur": 1.2, "noise": 0.4}
 FAR = AUGMENTATION | WIDE | {"scale": 0.25}
@@ -93,9 +103,12 @@ def shares(count: np.ndarray, subjects: int, own: np.ndarray | None = None) -> n
     return np.clip((count + count[::-1]) / (2 * max(subjects, 1)), 0, 1)
 
 
-def beside_the_atlas(count: np.ndarray, subjects: int, *, near, far=None, first: float = FIRST, own: bool = True):
+def beside_the_atlas(
+    count: np.ndarray, subjects: int, *, near, far=None, jitter: int = 0, first: float = FIRST, own: bool = True
+):
     """Transform for :class:`segkit.data.Volumes`: ``near`` with the atlas's channels, or, in ``first`` of the samples, ``far`` with zeros.
 
+    ``near`` is given ``jitter`` voxels more on each side than the atlas's box has, and cuts its own box from them.
     ``own``: the sample's subject is among those who voted; its vote is taken out, or the network would learn to copy it.
     """
 
@@ -107,13 +120,13 @@ def beside_the_atlas(count: np.ndarray, subjects: int, *, near, far=None, first:
             box = count.shape[:3]
             margin = [(n - b) // 2 for n, b in zip(label.shape, box, strict=True)]
             truth = cut(label, margin, box)
-            around = tuple(slice(max(0, m - JITTER), m + b + JITTER) for m, b in zip(margin, box, strict=True))
+            around = tuple(slice(max(0, m - jitter), m + b + jitter) for m, b in zip(margin, box, strict=True))
             prior = shares(count, subjects, truth if own else None)
             image, label = near(image[around], label[around], rng)
         return np.concatenate([image, prior], axis=-1), label
 
     transform.settings = {
-        "near": near.settings, "far": None if far is None else far.settings, "first": first, "own": own, "jitter": JITTER,
+        "near": near.settings, "far": None if far is None else far.settings, "first": first, "own": own, "jitter": jitter,
     }  # fmt: skip
     return transform
 
@@ -210,14 +223,15 @@ def train_recipe(
     count = votes([_known(s, folders[s][0], profile) for s in subjects["train"]], profile.box)
     atlas = atlas_of(count, len(subjects["train"]))
     more = {"shape": profile.box, "shift": 0}
-    near = augment.volumes(**(NEAR | WIDE if wide else NEAR), **more)
+    settings = NEAR | WIDE if wide else REGISTERED
+    near = augment.volumes(**{k: v for k, v in settings.items() if k != "jitter"}, **more)
     far = augment.volumes(**FAR, **(more | {"shift": max(1.0, min(profile.box) / 16)})) if wide else None
     if wide:
         near, far = recoloured(near, RECOLOUR), recoloured(far, RECOLOUR)
     still = augment.volumes(flips=(), rotate=0, scale=0, gain=0, shape=profile.box)
     votes_ = (volumes.array(count), len(subjects["train"]))
     moves = {
-        "train": beside_the_atlas(*votes_, near=near, far=far),
+        "train": beside_the_atlas(*votes_, near=near, far=far, jitter=settings["jitter"]),
         "selection": beside_the_atlas(*votes_, near=still, own=False),
     }
     sets: dict = {"train": None, "selection": None}
