@@ -608,45 +608,13 @@ def test_a_box_may_reach_out_of_the_volume():
     assert not recipe.cut(data, (9, 9, 9), (2, 2, 2)).any()
 
 
-def test_the_way_to_the_atlas_is_found_from_the_nuclei(rng):
-    from segkit.studies.qsm import recipe
-
-    where = np.stack(np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in (96, 112, 96)), indexing="ij"), axis=-1)
-    centres = {1: (23, 6, -18), 2: (14, 19, 10), 3: (28, -16, -14), 4: (26, 11, 0), 5: (11, -9, 7)}
-
-    def nuclei_at(mm):  # balls at both sides, in atlas mm
-        out = np.zeros(mm.shape[:3], np.uint8)
-        for value, (x, y, z) in centres.items():
-            for sign in (-1, 1):
-                out[((mm - (sign * x, y, z)) ** 2).sum(axis=-1) < 36] = value
-        return out
-
-    affine = nib.affines.from_matvec(np.eye(3), [-47.5, -55.5, -47.5])
-    atlas = np.stack([100 * (nuclei_at(where) == v) for v in range(1, 6)], axis=-1).astype(np.uint8)
-    atlas = nib.Nifti1Image(atlas, affine)
-    for _ in range(5):
-        truth = nib.affines.from_matvec(
-            np.diag(rng.uniform(0.9, 1.15, 3)) + rng.uniform(-0.08, 0.08, (3, 3)), rng.uniform(-15, 15, 3)
-        )
-        there = nib.affines.from_matvec(np.eye(3), np.linalg.inv(truth)[:3, 3]) @ affine
-        mm = nib.affines.apply_affine(truth @ there, np.argwhere(np.ones((96, 112, 96)))).reshape(96, 112, 96, 3)
-        found = recipe.place_in_atlas(nib.Nifti1Image(nuclei_at(mm), there), atlas)
-        np.testing.assert_allclose(found[:3, :3], truth[:3, :3], atol=0.02)
-        np.testing.assert_allclose(found[:3, 3], truth[:3, 3], atol=0.6)
-    one_side = nuclei_at(where)
-    one_side[48:] *= one_side[48:] != 5  # no right thalamus
-    assert recipe.place_in_atlas(nib.Nifti1Image(one_side, affine), atlas) is None
-    assert (
-        recipe.place_in_atlas(nib.Nifti1Image(nuclei_at(where), np.diag([2.0, 2, 2, 1])), atlas) is None
-    )  # half the size
-    assert recipe.place_in_atlas(nib.Nifti1Image(0 * one_side, affine), atlas) is None
+BOX = (96, 112, 96)
+IN_BOX = np.stack(np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in BOX), indexing="ij"), axis=-1)  # mm
 
 
-def test_the_second_look_lays_the_atlas_over_what_the_first_found(rng):
-    import keras
-
-    where = np.stack(np.meshgrid(*(np.arange(n) - (n - 1) / 2 for n in (96, 112, 96)), indexing="ij"), axis=-1)
-    label = np.zeros((96, 112, 96), np.uint8)
+def balls(mm):
+    """Ten nuclei as balls of 6 mm, in atlas mm."""
+    out = np.zeros(mm.shape[:3], np.uint8)
     for value, (x, y, z) in {
         1: (23, 6, -18),
         2: (14, 19, 10),
@@ -655,9 +623,58 @@ def test_the_second_look_lays_the_atlas_over_what_the_first_found(rng):
         5: (11, -9, 7),
     }.items():
         for sign in (-1, 1):
-            label[((where - (sign * x, y, z)) ** 2).sum(axis=-1) < 36] = value
-    atlas = np.stack([100 * (label == v) for v in range(1, 6)], axis=-1).astype(np.uint8)
-    affine = nib.affines.from_matvec(np.eye(3), [-47.5, -55.5, -47.5])
+            out[((mm - (sign * x, y, z)) ** 2).sum(axis=-1) < 36] = value
+    return out
+
+
+def atlas_of_balls():
+    shares = np.stack([100 * (balls(IN_BOX) == v) for v in range(1, 6)], axis=-1).astype(np.uint8)
+    return nib.Nifti1Image(shares, nib.affines.from_matvec(np.eye(3), IN_BOX[0, 0, 0]))
+
+
+def test_a_box_of_probabilities_is_laid_into_its_cube(rng):
+    from segkit.studies.qsm import recipe
+
+    cube = nib.Nifti1Image(np.zeros((8, 8, 8), np.uint8), nib.affines.from_matvec(np.eye(3), [-4, -4, -4]))
+    soft = rng.dirichlet(np.ones(6), (4, 4, 4)).astype("f")
+    out = recipe.on_cube(
+        nib.Nifti1Image(soft, nib.affines.from_matvec(np.eye(3), [-5, 0, 2])), cube
+    )  # begins at voxel -1, 4, 6
+    np.testing.assert_array_equal(out[:3, 4:8, 6:8], soft[1:, :, :2])
+    np.testing.assert_allclose(out.sum(axis=-1), 1, rtol=1e-5)
+    beyond = np.ones(cube.shape, bool)
+    beyond[:3, 4:8, 6:8] = False
+    assert (out[beyond] == [1, 0, 0, 0, 0, 0]).all()
+
+
+def test_the_way_to_the_atlas_is_found_from_the_nuclei(rng):
+    from segkit.studies.qsm import recipe
+
+    atlas = atlas_of_balls()
+    affine = atlas.affine
+    for _ in range(5):
+        truth = nib.affines.from_matvec(
+            np.diag(rng.uniform(0.9, 1.15, 3)) + rng.uniform(-0.08, 0.08, (3, 3)), rng.uniform(-15, 15, 3)
+        )
+        there = nib.affines.from_matvec(np.eye(3), np.linalg.inv(truth)[:3, 3]) @ affine
+        mm = nib.affines.apply_affine(truth @ there, np.argwhere(np.ones(BOX))).reshape(*BOX, 3)
+        found = recipe.place_in_atlas(nib.Nifti1Image(balls(mm), there), atlas)
+        np.testing.assert_allclose(found[:3, :3], truth[:3, :3], atol=0.02)
+        np.testing.assert_allclose(found[:3, 3], truth[:3, 3], atol=0.6)
+    one_side = balls(IN_BOX)
+    one_side[48:] *= one_side[48:] != 5  # no right thalamus
+    assert recipe.place_in_atlas(nib.Nifti1Image(one_side, affine), atlas) is None
+    assert (
+        recipe.place_in_atlas(nib.Nifti1Image(balls(IN_BOX), np.diag([2.0, 2, 2, 1])), atlas) is None
+    )  # half the size
+    assert recipe.place_in_atlas(nib.Nifti1Image(0 * one_side, affine), atlas) is None
+
+
+def test_the_second_look_lays_the_atlas_over_what_the_first_found(rng):
+    import keras
+
+    atlas, label = atlas_of_balls(), balls(IN_BOX)
+    affine = atlas.affine
     inputs = keras.Input((None, None, None, 6))
 
     def copy(x):  # the map's value tells the nucleus; with the atlas at hand, the atlas alone is believed
@@ -666,14 +683,14 @@ def test_the_second_look_lays_the_atlas_over_what_the_first_found(rng):
         blind = keras.ops.cast(keras.ops.max(x[..., 1:]) == 0, "float32")
         return keras.ops.softmax(blind * of_map + (1 - blind) * of_atlas)
 
-    nuclei = qsm.Nuclei(keras.Model(inputs, keras.layers.Lambda(copy)(inputs)), nib.Nifti1Image(atlas, affine))
+    nuclei = qsm.Nuclei(keras.Model(inputs, keras.layers.Lambda(copy)(inputs)), atlas)
     padded = np.pad(label, 20)
     for shift in ((0, 0, 0), (9, -6, 12)):
         moved = np.roll(padded, shift, (0, 1, 2))
         noise = rng.uniform(-1, 1, moved.shape)  # its percentiles are what the map is divided by
         image = nib.Nifti1Image(np.where(moved, 10 * moved, noise).astype("f"), affine)
         soft = qsm.predict(nuclei, image, nib.Nifti1Image(np.ones(moved.shape, np.uint8), affine))
-        assert soft.shape == (96, 112, 96, 6)
+        assert soft.shape == (*BOX, 6)
         found = nib.Nifti1Image(volumes.array(soft).argmax(axis=-1).astype(np.uint8), soft.affine)
         np.testing.assert_allclose(
             soft.affine[:3, 3], affine[:3, 3] + 20 + np.array(shift), atol=0.05

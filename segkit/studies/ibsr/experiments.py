@@ -24,9 +24,9 @@ import pandas as pd
 from nibabel import Nifti1Image
 
 from segkit import files, intensity, training, volumes
-from segkit.studies import common, releases
+from segkit.studies import common
 from segkit.studies.ibsr.layout import find, split, start
-from segkit.studies.ibsr.networks import TURNS, predict, train
+from segkit.studies.ibsr.networks import TURNS, predict, release, train
 from segkit.studies.ibsr.recipe import AUGMENTATION, NETWORK, predict_recipe, train_recipe
 from segkit.studies.ibsr.steps import extract, preprocess, standardise
 from segkit.studies.ibsr.tables import evaluate
@@ -86,11 +86,7 @@ def recipe_for(run: common.Run, what: str, *, count: int = 5) -> str:
     """:func:`recipe_of` the rows of ``tables/<what>.csv``: networks, losses, ablation, selection, recipe, ensemble or folds."""
     said = {"recipe": NETWORK, "ensemble": f"{NETWORK}, several", "folds": f"{NETWORK}, {count} folds",
             "selection": f"{NETWORK}, on the selection subjects"}  # fmt: skip
-    minutes = (
-        run.profile.recipe_minutes
-        if what in ("recipe", "ensemble")
-        else run.profile.cell_minutes[{"selection": "select"}.get(what, what)]
-    )
+    minutes = run.profile.recipe_minutes if what in ("recipe", "ensemble") else run.profile.cell_minutes[what]
     return recipe_of(run, said.get(what, what), minutes)
 
 
@@ -118,11 +114,8 @@ def _cells(run: common.Run, what: str, known: dict[str, dict], chosen: Sequence[
     unknown = sorted(set(chosen or ()) - set(known))
     if unknown:
         raise ValueError(f"{what} has no cell {unknown[0]!r}; choose of {', '.join(known)}")
-    path, recipe, minutes = (
-        run.results / "tables" / f"{what}.csv",
-        recipe_for(run, what),
-        run.profile.cell_minutes[what],
-    )
+    path, recipe = run.results / "tables" / f"{what}.csv", recipe_for(run, what)
+    minutes = run.profile.cell_minutes[what]
     done, parts = common.read_rows(path, recipe), split(find(run.data))
     for name, given in known.items():
         if chosen and name not in chosen:
@@ -174,17 +167,20 @@ def keep_history(run: common.Run, name: str, history: pd.DataFrame) -> Path:
 
 def select(run: common.Run, *, verbose=2) -> pd.DataFrame:
     """The recipe, trained without the selection subjects, and its steps, scored on them alone: ``tables/selection.csv``."""
-    parts, minutes = split(find(run.data)), run.profile.cell_minutes["select"]
-    chosen = {"train": parts["train"], "selection": parts["selection"]}
-    return _taken_apart(run, "selection", chosen, parts["selection"], minutes, verbose)
+    parts = split(find(run.data))
+    return _taken_apart(run, "selection", parts, parts["selection"], run.profile.cell_minutes["selection"], verbose)
 
 
 def recipe(run: common.Run, *, verbose=2) -> pd.DataFrame:
     """Train our own recipe on all training subjects, those that select among them (:func:`select` has chosen by then), score it on the
     validation subjects and take it apart: ``tables/recipe.csv``."""
     parts = split(find(run.data))
-    chosen = {"train": sorted(parts["train"] + parts["selection"]), "selection": []}
-    return _taken_apart(run, "recipe", chosen, parts["validation"], run.profile.recipe_minutes, verbose)
+    return _taken_apart(run, "recipe", _all_learn(parts), parts["validation"], run.profile.recipe_minutes, verbose)
+
+
+def _all_learn(parts: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Those that selected among those that train, nobody selects."""
+    return {"train": sorted(parts["train"] + parts["selection"]), "selection": []}
 
 
 def _taken_apart(
@@ -208,10 +204,9 @@ def ensemble(run: common.Run, *, members: int = 3, verbose=2) -> pd.DataFrame:
     """The mean of recipes that differ in their seed, from one to ``members`` of them: ``tables/ensemble.csv``."""
     path, said = run.results / "tables" / "ensemble.csv", recipe_for(run, "ensemble")
     done, parts, trained = common.read_rows(path, said), split(find(run.data)), []
-    chosen = {"train": sorted(parts["train"] + parts["selection"]), "selection": []}
     for k in range(1, members + 1):
         name = "recipe" if k == 1 else f"recipe_{k}"
-        trained.append(train_recipe(run, chosen, name=name, seed=run.seed + k - 1, verbose=verbose)[0])
+        trained.append(train_recipe(run, _all_learn(parts), name=name, seed=run.seed + k - 1, verbose=verbose)[0])
         if len(done) and (done["members"] == k).any():
             continue
         method = functools.partial(predict_recipe, list(trained), spacing_mm=run.profile.spacing_mm)
@@ -276,8 +271,7 @@ def _fold(run: common.Run, number: int, count: int, verbose) -> pd.DataFrame:
 def release_recipe(run: common.Run, *, verbose=2) -> pd.DataFrame:
     """Put the recipe's network, which never saw the validation subjects, into ``saved_models`` with its scores."""
     rows = recipe(run, verbose=verbose)
-    own = rows[rows["cell"] == NETWORK].assign(method=NETWORK)
-    (path,) = releases.Release("ibsr", NETWORK).save(run, "recipe", own)
+    path = release(run, NETWORK, rows[rows["cell"] == NETWORK].assign(method=NETWORK), trained_as="recipe")
     return pd.DataFrame({"file": [path.name], "MB": [round(path.stat().st_size / 1e6, 2)]})
 
 

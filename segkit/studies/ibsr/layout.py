@@ -35,7 +35,7 @@ class Profile:
     n4_shrink: int = 4
     recipe_minutes: float | None = None  # of our own recipe
     cell_minutes: dict[str, float | None] = dataclasses.field(
-        default_factory=lambda: dict.fromkeys(("networks", "losses", "ablation", "select", "folds"))
+        default_factory=lambda: dict.fromkeys(("networks", "losses", "ablation", "selection", "folds"))
     )
     recipe_batch: int = 16
     recipe_steps: int = 150  # batches an epoch
@@ -63,7 +63,7 @@ PROFILES = {
     ),
     "full": Profile(
         "full", None, ("ibsr_unet2d_4level", "ibsr_unet2d"), minutes=30, epochs=200, recipe_minutes=90,
-        cell_minutes={"networks": 60, "losses": 25, "ablation": 8, "select": 30, "folds": 30},
+        cell_minutes={"networks": 60, "losses": 25, "ablation": 8, "selection": 30, "folds": 30},
     ),
 }  # fmt: skip
 

@@ -86,9 +86,8 @@ def train(
         if volumetric:
             known = cubes(results, chosen)
             moves = {"augment": augment.volumes(**TURNS)} if learns and augmented else {}
-            steps = (
-                min(30, profile.recipe_steps) if learns else 10 * len(chosen)
-            )  # an epoch of minutes, not a quarter of an hour
+            # an epoch of minutes, not of a quarter of an hour
+            steps = min(30, profile.recipe_steps) if learns else 10 * len(chosen)
             patch = [min(64, n) for n in next(iter(known.values()))[1].shape]
             sets[side] = data.Patches(known, patch=patch, foreground=0.8, steps=steps, **own, **moves)
             continue
@@ -180,9 +179,13 @@ def released() -> Path:
     return common.home() / "results_dir" / "ibsr" / "saved_models" / f"{RELEASED}.keras"
 
 
-def release(run: common.Run, network: str, scores: pd.DataFrame) -> Path:
-    """Save the trained ``network`` in float16 to ``results_dir/ibsr/saved_models``, with its record and its scores."""
-    (path,) = releases.Release("ibsr", network).save(run, network, scores[scores["method"] == network])
+def release(run: common.Run, network: str, scores: pd.DataFrame, *, trained_as: str | None = None) -> Path:
+    """Save the trained ``network`` in float16 to ``results_dir/ibsr/saved_models``, with its record and its scores.
+
+    ``trained_as``: its folder in ``runs``; default the network's name.
+    """
+    own = scores[scores["method"] == network]
+    (path,) = releases.Release("ibsr", network).save(run, trained_as or network, own)
     return path
 
 

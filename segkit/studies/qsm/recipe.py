@@ -220,7 +220,7 @@ def train_recipe(
     model = build(RELEASED, profile, classes=len(LABELS) + 1)
     places = list(results or [run.results])
     folders = {s: [p for p in places if (p / "padded" / s).is_dir()] or places[:1] for s in sum(subjects.values(), [])}
-    count = votes([_known(s, folders[s][0], profile) for s in subjects["train"]], profile.box)
+    count = votes([_cube(s, folders[s][0], profile)[2] for s in subjects["train"]], profile.box)
     atlas = atlas_of(count, len(subjects["train"]))
     more = {"shape": profile.box, "shift": 0}
     settings = NEAR | WIDE if wide else REGISTERED
@@ -251,20 +251,21 @@ def train_recipe(
     return Nuclei(model, atlas), history
 
 
-def _known(subject: str, place: Path, profile: Profile) -> Nifti1Image:
-    known = load_cube(place, subject, profile.fine)[2]
+def _cube(subject: str, place: Path, profile: Profile) -> tuple[Nifti1Image, Nifti1Image, Nifti1Image]:
+    """Map, brain mask and labels; ValueError where it has none."""
+    qsm, brain, known = load_cube(place, subject, profile.fine)
     if known is None:
         raise ValueError(f"{subject}: has no labels, so nothing can be learnt from it; take it out of the list")
-    return known
+    return qsm, brain, known
 
 
 def _boxed(subject: str, place: Path, profile: Profile, count: Nifti1Image) -> tuple[np.ndarray, np.ndarray]:
     """Normalised map and labels of a subject's cube, cut to a box a third wider than the atlas's, with the same middle."""
-    qsm, brain, _ = load_cube(place, subject, profile.fine)
+    qsm, brain, known = _cube(subject, place, profile)
     shape = [b + 2 * round(b * (MARGIN - 1) / 2) for b in profile.box]
     begin = _begin(qsm, count) - (np.array(shape) - profile.box) // 2
     image = normalise(volumes.array(qsm), volumes.array(brain))
-    return cut(image, begin, shape), cut(volumes.array(_known(subject, place, profile)), begin, shape)
+    return cut(image, begin, shape), cut(volumes.array(known), begin, shape)
 
 
 def _begin(cube: Nifti1Image, box: Nifti1Image) -> np.ndarray:
@@ -342,11 +343,7 @@ def _is_close_to_border(found: np.ndarray, voxels: int = 4) -> bool:
 
 def on_cube(soft: Nifti1Image, cube: Nifti1Image) -> np.ndarray:
     """Probabilities of a registered map (:func:`predict`) on its whole cube, background around the box."""
-    out = np.zeros((*cube.shape[:3], soft.shape[3]), np.float32)
-    out[..., 0] = 1
-    first = _begin(cube, soft)
-    from_, to = np.maximum(first, 0), np.minimum(first + soft.shape[:3], cube.shape[:3])
-    there = tuple(slice(a, c) for a, c in zip(from_, to, strict=True))
-    here = tuple(slice(a - f, c - f) for a, f, c in zip(from_, first, to, strict=True))
-    out[there] = volumes.array(soft)[here]
+    begin, shape = -_begin(cube, soft), cube.shape[:3]
+    out = cut(volumes.array(soft), begin, shape)
+    out[..., 0] += ~cut(np.ones(soft.shape[:3], bool), begin, shape)
     return out

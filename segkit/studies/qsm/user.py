@@ -26,8 +26,7 @@ def load_model(model: Nuclei | str | os.PathLike | None = None) -> Nuclei:
     if isinstance(model, Nuclei):
         return model
     if model is None:
-        MODEL.load()  # says what is missing
-        model = released()[0]
+        model = (released() or MODEL.load())[0]  # where there is none, the second says so
     return load(model)
 
 

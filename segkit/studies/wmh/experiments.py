@@ -202,9 +202,7 @@ def main() -> None:
     """Command line."""
     parser = common.command_line("WMH", WHAT, data="the challenge's folder; default phantoms")
     parser.add_argument("--real", type=common.folder, help="scans that are only scored")
-    parser.add_argument(
-        "--brains", type=common.folder, help="FreeSurfer label maps for the recipe's anatomies (recipe)"
-    )
+    parser.add_argument("--brains", type=common.folder, help="FreeSurfer label maps for the recipe's anatomies")
     parser.add_argument("--features", default="imagenet", help="weights of VGG19: imagenet, random or a file")
     parser.add_argument("--final", action="store_true", help="recipe: open the scans that do not tune, too")
     parser.add_argument("--minutes", type=float, help="full_net: of its one cell")
