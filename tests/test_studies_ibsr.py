@@ -405,6 +405,28 @@ def test_no_boost_holds_for_no_difference_and_the_best_must_beat_all_others(tmp_
     )  # minutes may tell
 
 
+def test_the_dice_of_table_1_and_4_is_reached_under_the_reports_definition_or_cannot_be_told(tmp_path):
+    def told(network, *, source="real", **changed):
+        experiment("2D U-Net", "ResUNet").assign(**changed).to_csv(tmp_path / "networks.csv", index=False)
+        rows = ibsr.claims(both(0.9, 0.9), "ibsr_unet2d_4level", source=source, tables=tmp_path)
+        return rows.set_index("claim").loc[network, ["verdict", "evidence"]].tolist()
+
+    residual = "the 2D ResUNet reaches Dice .8133 (CSF), .9488 (GM), .9234 (WM)"
+    assert told(residual) == [
+        "cannot be told here",
+        "legacy CSF 0.800, GM 0.800, WM 0.800; corrected CSF 0.700, GM 0.800, WM 0.800; 10 minutes, 10 epochs",
+    ]
+    assert told(residual, legacy_dice=0.95)[0] == "holds"
+    assert told(residual, legacy_dice=0.95, source="phantom")[0] == "cannot be told here"
+    assert (
+        told("the 3D U-Net reaches Dice .7245 (CSF), .9771 (GM), .9563 (WM)")[1] == "not run here: experiments networks"
+    )
+    focal = "the 2D U-Net with focal loss reaches Dice .8450 (CSF), .9117 (GM), .8603 (WM)"
+    assert told(focal)[1] == "not run here: experiments losses"
+    experiment("focal").assign(legacy_dice=0.92).to_csv(tmp_path / "losses.csv", index=False)
+    assert told(focal)[0] == "holds"
+
+
 def test_every_sentence_that_compares_names_cells_that_are_run():
     from segkit.studies.ibsr import experiments
     from segkit.studies.ibsr.claims import COMPARED, SEEDS

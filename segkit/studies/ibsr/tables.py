@@ -67,12 +67,12 @@ def three_columns(scores: pd.DataFrame, method: str) -> pd.DataFrame:
 def table_1(networks: pd.DataFrame) -> pd.DataFrame:
     """The report's Table 1, its networks by three columns, from ``experiments networks``: model, label, metric."""
     printed = common.published("ibsr").query("table == 1")[["model", "label", "metric", "value"]]
-    return _columns(printed, networks.assign(model=networks["cell"].replace(_MODELS)), ("model",))
+    return _columns(printed, networks.assign(model=networks["cell"].replace(MODELS)), ("model",))
 
 
 def tables_2_and_3(networks: pd.DataFrame) -> pd.DataFrame:
     """Time and losses of each network, the report's and ours side by side, from ``experiments networks``."""
-    ours = networks.assign(model=networks["cell"].replace(_MODELS)).groupby("model", sort=False)
+    ours = networks.assign(model=networks["cell"].replace(MODELS)).groupby("model", sort=False)
     first = ours[["epochs", "seconds", "loss", "val_loss"]].first()
     rows = pd.DataFrame({
         "seconds per epoch": first["seconds"] / first["epochs"], "epochs": first["epochs"], "minutes": first["seconds"] / 60,
@@ -105,7 +105,7 @@ def what_steps_bring(rows: pd.DataFrame, base: str) -> pd.DataFrame:
     return pd.DataFrame(out).rename_axis("cell")
 
 
-_MODELS = {"ResUNet": "2D ResUNet", "DenseUNet": "2D DenseUNet"}
+MODELS = {"ResUNet": "2D ResUNet", "DenseUNet": "2D DenseUNet"}  # cells of the experiments as Table 1 calls them
 
 
 def _columns(printed: pd.DataFrame, scores: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
