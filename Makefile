@@ -44,8 +44,8 @@ test: .venv/.ready-test  ## lint, floors, unit tests, doctests, notebooks (smoke
 test-extra: .venv/.ready-test  ## tests that need more than Python packages
 	$(BIN)/python -m pytest -m extra
 
-notebooks: .venv/.ready  ## run and save notebooks: STUDY= PROFILE=quick (refreshes notebooks/) or full with DATA=
-	@$(BIN)/python notebooks/run.py $(STUDY) --profile $(PROFILE) --seed $(SEED) $(if $(DATA),--data "$(DATA)") $(if $(RESULTS),--results "$(RESULTS)")
+notebooks: .venv/.ready  ## run and save notebooks: STUDY= PROFILE=quick (refreshes notebooks/) or full with DATA=; ONLY="03 04"
+	@$(BIN)/python notebooks/run.py $(STUDY) --profile $(PROFILE) --seed $(SEED) $(if $(ONLY),--only $(ONLY)) $(if $(DATA),--data "$(DATA)") $(if $(RESULTS),--results "$(RESULTS)")
 
 lab: .venv/.ready    ## open JupyterLab in notebooks/
 	$(BIN)/python -m jupyter lab notebooks

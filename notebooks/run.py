@@ -3,6 +3,7 @@
 python notebooks/run.py ibsr --profile quick            refreshes the committed notebooks/ibsr/*.ipynb
 python notebooks/run.py ibsr --profile full --data DIR   writes results_dir/ibsr/full/notebooks/
 python notebooks/run.py ibsr --demo                      the same as quick, all output under results_dir/demo/
+python notebooks/run.py ibsr --only 03 04                some of them (what they read must be there from a run before)
 """
 
 import argparse
@@ -16,12 +17,16 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 
 
-def notebooks(study: str) -> list[Path]:
-    """The study's notebooks in order."""
+def notebooks(study: str, only: list[str] | None = None) -> list[Path]:
+    """The study's notebooks in order; of some of them, where their numbers are given."""
     found = sorted((HERE / study).glob("[0-9][0-9]_*.ipynb"))
     if not found:
         raise SystemExit(f"no study is called {study!r}; choose one of {', '.join(studies())} or all")
-    return found
+    numbers = [path.name[:2] for path in found]
+    unknown = sorted(set(only or ()) - set(numbers))
+    if unknown:
+        raise SystemExit(f"{study} has no notebook {unknown[0]}; its numbers are {', '.join(numbers)}")
+    return [path for path in found if not only or path.name[:2] in only]
 
 
 def studies() -> list[str]:
@@ -98,6 +103,7 @@ def main() -> None:
     parser.add_argument("study", help=f"{', '.join(studies())} or all")
     parser.add_argument("--profile", default="quick", choices=("smoke", "quick", "full"))
     parser.add_argument("--data", help="folder with the real data (full)")
+    parser.add_argument("--only", nargs="+", metavar="NUMBER", help="some of the notebooks, such as 03 04")
     parser.add_argument("--results", help="folder for results; default results_dir")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--demo", action="store_true", help="write everything under results_dir/demo")
@@ -124,7 +130,7 @@ def main() -> None:
     for study in studies() if options.study == "all" else [options.study]:
         base = common.results_folder(study, options.profile, results=results, data=options.data, seed=options.seed)
         in_place = options.profile == "quick" and not results and not options.seed and not options.data
-        for path in notebooks(study):
+        for path in notebooks(study, options.only):
             target = path if in_place else base / "notebooks" / path.name
             print(f"\n== {study}: {path.stem} ({options.profile})", flush=True)
             seconds = run(path, target, parameters)

@@ -1,5 +1,6 @@
 """The house: import time, one address, small files, names that others build on."""
 
+import importlib.util
 import inspect
 import re
 import subprocess
@@ -170,3 +171,13 @@ def test_full_notebooks_hold_no_picture_of_a_real_subject():
             for line in cell.source.splitlines():
                 assert not re.search(draws, line) or "source=run.source" in line, line
             assert "imshow" not in cell.source
+
+
+def test_some_of_a_studys_notebooks_can_be_run_alone():
+    spec = importlib.util.spec_from_file_location("run", ROOT / "notebooks" / "run.py")
+    run = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(run)
+    assert [p.name for p in run.notebooks("ibsr", ["04", "03"])] == ["03_training.ipynb", "04_testing.ipynb"]
+    assert [p.name[:2] for p in run.notebooks("atrium")] == ["01", "02", "03", "04", "05"]
+    with pytest.raises(SystemExit, match="ibsr has no notebook 77; its numbers are 00, 01, 02"):
+        run.notebooks("ibsr", ["03", "77"])
