@@ -564,6 +564,9 @@ def test_the_recipes_labels_are_voted_down_as_the_masks_were(done, monkeypatch):
     soft[..., 0] = 0.4
     soft[20:25, 20:24, 20:24, 2] = 0.6  # five voxels wide: the last block is half nucleus
     soft[40:42, 40:42, 40:42, 5] = 0.6
+    soft[30:32, 30:32, 30, 1] = soft[30:32, 30:32, 31, 3] = 0.6  # two nuclei share a block: neither has more than half
+    soft[30:32, 30:32, 50, 1] = soft[30:32, 30, 51, 3] = soft[30, 31, 51, 3] = 0.6  # four voxels, and three
+    soft[30:32, 30:32, 40, 1] = soft[30:32, 30, 41, 1] = 0.6  # six
     monkeypatch.setattr(experiments, "predict", lambda *a, **k: volumes.like(soft, cube))
     fine = experiments.recipe_method(None, done, dim=64)(subject)
     np.testing.assert_array_equal(fine, soft)
@@ -572,6 +575,7 @@ def test_the_recipes_labels_are_voted_down_as_the_masks_were(done, monkeypatch):
     found = small.argmax(axis=-1)
     assert (found[10:12, 10:12, 10:12] == 2).all()
     assert ((found == 2).sum(), (found == 5).sum()) == (8, 1)  # half a block is background, as in the masks
+    assert (found[15, 15, 15], found[15, 15, 25], found[15, 15, 20], (found == 3).sum()) == (0, 0, 1, 0)
 
 
 def test_votes_and_shares_by_hand(rng):
@@ -717,6 +721,41 @@ def test_a_nucleus_gets_another_mean_and_the_rest_stays():
     assert 0.15 < np.std(added) < 0.5
 
 
+def test_a_moved_map_and_its_labels_stay_together_and_keep_their_size(rng):
+    from segkit.studies.qsm import experiments
+
+    grids = np.stack(np.meshgrid(*(np.arange(n, dtype=float) for n in (60, 70, 50)), indexing="ij"), axis=-1)
+    known = np.zeros((60, 70, 50), np.uint8)
+    for value, centre in ((1, (20, 25, 20)), (4, (40, 45, 30))):
+        known[((grids - centre) ** 2).sum(axis=-1) < 64] = value
+    affine = nib.affines.from_matvec(np.eye(3), (-30, -40, -20))
+    for k in range(3):
+        image, label_map = experiments.moved(
+            [nib.Nifti1Image(known.astype("f"), affine), nib.Nifti1Image(known, affine)],
+            ["image", "label"],
+            np.random.default_rng(k),
+        )
+        volumes.check_same_grid(image, label_map)
+        assert volumes.spacing(image) != (1, 1, 1)
+        found, ml = volumes.array(label_map), np.prod(volumes.spacing(image))
+        ends = [nib.affines.apply_affine(image.affine, np.argwhere(found == v).mean(axis=0)) for v in (1, 4)]
+        assert np.linalg.norm(ends[1] - ends[0]) == pytest.approx(np.linalg.norm([20, 20, 10]), abs=0.3)
+        assert (found == 4).sum() * ml == pytest.approx((known == 4).sum(), rel=0.05)
+        assert volumes.array(image)[found == 4].mean() == pytest.approx(4, abs=0.5)
+        direction = ends[1] - ends[0]
+        assert not np.allclose(direction / 10, (2, 2, 1), atol=0.05)  # it was turned
+
+
+def test_maps_that_share_no_grid_have_no_atlas(tmp_path):
+    for subject, shift in (("a", 0), ("b", 3)):
+        folder = tmp_path / "padded" / subject
+        affine = nib.affines.from_matvec(np.eye(3), (shift, 0, 0))
+        for name in qsm.file_names(64).values():
+            volumes.save(nib.Nifti1Image(np.ones((64, 64, 64), np.uint8), affine), folder / name)
+    with pytest.raises(ValueError, match="register them first .*: a and b lie on different grids"):
+        qsm.atlas_vote(tmp_path, ["a", "b"], dim=64)
+
+
 def test_the_release_learns_from_varied_maps_and_is_scored_on_others(tmp_path, monkeypatch, hoa_map):
     maps, others = tmp_path / "maps", tmp_path / "others"
     for k in range(7):
@@ -731,7 +770,8 @@ def test_the_release_learns_from_varied_maps_and_is_scored_on_others(tmp_path, m
         qsm.experiments.release_all(run, maps=others, verbose=0)
     scores = qsm.experiments.release_all(run, maps=maps, verbose=0)
     assert set(scores["subject"]) == {test}
-    assert set(scores["simulation"]) == {"study", "varied"}
+    assert set(scores["simulation"]) == {"study", "varied", "moved"}
+    assert scores[scores["simulation"] == "moved"]["voxel"].str.match(r"[\d.]+ × [\d.]+ × [\d.]+").all()
     (path,) = qsm.released()
     record = json.loads(path.with_suffix(".run.json").read_text())
     learned = record["settings"]["train"]["subjects"]
@@ -743,3 +783,9 @@ def test_the_release_learns_from_varied_maps_and_is_scored_on_others(tmp_path, m
     atlas = qsm.load_model().atlas
     assert atlas.shape == (*run.profile.box, 5)
     assert volumes.array(atlas).max() == 100
+    path.unlink()
+    again = qsm.experiments.release_all(
+        run, maps=maps, verbose=0
+    )  # what is there is neither trained nor released again
+    assert not path.is_file()
+    np.testing.assert_allclose(again["dice"], scores["dice"], atol=1e-5)

@@ -11,25 +11,29 @@ Each cell ends with rows of a CSV in ``tables/``; what is there is not run again
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
+from nibabel import Nifti1Image
+from scipy.spatial.transform import Rotation
 
 from segkit import metrics, phantoms, training, volumes
 from segkit.studies import common
 from segkit.studies.qsm.layout import ALL, LABELS, RELEASED, file_names, find, label_values, split, start
 from segkit.studies.qsm.networks import (
+    OPTIMIZER,
     load_training,
     predict_patches,
     to_labels,
     train,
 )
-from segkit.studies.qsm.recipe import FAR, NEAR, REGISTERED, Nuclei, on_cube, predict, train_recipe
-from segkit.studies.qsm.steps import downsample_all, load_cube, pad_all, reconstruct
+from segkit.studies.qsm.recipe import FAR, NEAR, NUMBER, REGISTERED, Nuclei, on_cube, predict, train_recipe
+from segkit.studies.qsm.steps import downsample_all, load_cube, pad_all, read, reconstruct
 from segkit.studies.qsm.tables import evaluate
-from segkit.studies.qsm.user import release
+from segkit.studies.qsm.user import release, segment
 
 BINARY = ("brain", "hippocampus", "caudate")
 CURVE = (1 / 4, 1 / 2, 1.0)  # shares of the training subjects
@@ -65,6 +69,7 @@ def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epoch
     used = (p.dims, p.dim, p.filters, p.steps, made.read_text() if made.is_file() else "", subjects)
     if what.startswith(RELEASED):
         used += (
+            NUMBER,
             p.box,
             p.fine,
             p.stem,
@@ -74,18 +79,19 @@ def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epoch
             sorted(map(str, training.RECIPE.items())),
         )
     else:
-        used += (p.patch, p.batch_size)
+        used += (p.patch, p.batch_size, p.learning_rate, sorted(map(str, OPTIMIZER.items())))
     mark = common.mark(*used)
     return f"{what}, {budget}, {len(subjects)} subjects, seed {run.seed}, settings {mark}"
 
 
 def recipe_for(run: common.Run, what: str, *, network: str = "qsm_unet3d") -> str:
-    """:func:`recipe_of` the rows of ``tables/<what>.csv``: compare, binary, resolution, curve or best."""
+    """:func:`recipe_of` the rows of ``tables/<what>.csv``: compare, binary, resolution, curve, best or release."""
     p = run.profile
     cell, whole = {"minutes": p.cell_minutes, "epochs": p.cell_epochs}, {"minutes": p.minutes, "epochs": p.epochs}
     said: dict[str, tuple[str, dict]] = {
-        "compare": ("five labels", cell), "binary": (network, cell | {"minutes": p.brain_minutes}),
+        "compare": ("five labels", cell), "binary": (network, cell | {"minutes": p.brain_minutes or p.cell_minutes}),
         "resolution": (f"{network}, five labels", cell), "curve": (RELEASED, cell), "best": (RELEASED, whole),
+        "release": (f"{RELEASED}, varied", whole),
     }  # fmt: skip
     return recipe_of(run, said[what][0], **said[what][1])
 
@@ -114,8 +120,8 @@ def patch_method(model, run: common.Run, *, label: str, dim: int) -> Callable[[s
 def recipe_method(nuclei: Nuclei, run: common.Run, *, dim: int) -> Callable[[str], np.ndarray]:
     """What :func:`evaluate` calls for the recipe, subjects being registered: probabilities on its fine cube, or on one of ``dim``.
 
-    There labels are voted down by the rule by which 02 made the masks (:func:`segkit.volumes.downsample`: of a block that is half
-    nucleus, half background, background), which makes nuclei some 8 % smaller at 2 mm; means of probabilities would not.
+    There the mask of each nucleus is voted down by the rule by which 02 made the masks (:func:`segkit.volumes.downsample`: a block that
+    is half nucleus or less is none), which makes nuclei some 8 % smaller at 2 mm; means of probabilities would not.
     """
     profile = run.profile
 
@@ -124,9 +130,10 @@ def recipe_method(nuclei: Nuclei, run: common.Run, *, dim: int) -> Callable[[str
         soft = on_cube(predict(nuclei, qsm, brain, registered=True), qsm)
         if dim == profile.fine:
             return soft
-        found = volumes.like(soft.argmax(axis=-1).astype(np.uint8), qsm)
-        voted = volumes.array(volumes.downsample(found, profile.fine // dim, kind="label"))
-        return np.eye(soft.shape[-1], dtype=np.float32)[voted]
+        found, factor = soft.argmax(axis=-1), profile.fine // dim
+        whole = [volumes.like((found == value).astype(np.uint8), qsm) for value in LABELS.values()]
+        masks = np.stack([volumes.array(volumes.downsample(m, factor, kind="label")) for m in whole], axis=-1)
+        return np.concatenate([1 - masks.max(axis=-1, keepdims=True), masks], axis=-1).astype(np.float32)
 
     return probabilities
 
@@ -203,13 +210,15 @@ def learning_curve(run: common.Run, *, verbose=2) -> pd.DataFrame:
         if len(done) and (done["subjects"] == n).any():
             continue
         chosen, name = sides(run, train=n), f"curve_{n}"
-        model, _ = train_recipe(
+        model, history = train_recipe(
             run, chosen, name=name, minutes=profile.cell_minutes, epochs=profile.cell_epochs, verbose=verbose
         )
         scores = evaluate(
             {name: recipe_method(model, run, dim=profile.dim)}, run.results, chosen["test"], dim=profile.dim
         )
-        done = common.add_rows(path, done, scores[list(KEPT)].assign(subjects=n, recipe=recipe))
+        done = common.add_rows(
+            path, done, scores[list(KEPT)].assign(subjects=n, **_spent(run, name, history), recipe=recipe)
+        )
     return done
 
 
@@ -221,16 +230,18 @@ def best(run: common.Run, *, verbose=2) -> pd.DataFrame:
     done = common.read_rows(path, recipe)
     if not len(done):
         chosen = sides(run)
-        model, _ = train_recipe(run, chosen, verbose=verbose)
+        model, history = train_recipe(run, chosen, verbose=verbose)
         scores = evaluate(
             {RELEASED: recipe_method(model, run, dim=profile.dim)}, run.results, chosen["test"], dim=profile.dim
         )
-        done = common.add_rows(path, done, scores.assign(recipe=recipe))
+        done = common.add_rows(path, done, scores.assign(**_spent(run, RELEASED, history), recipe=recipe))
     return done
 
 
 def release_all(run: common.Run, *, maps: Path, verbose=2) -> pd.DataFrame:
     """Train the recipe on widely varied simulations of all label maps but the test subjects', and release it: ``tables/release.csv``.
+
+    What is there is neither trained nor released again.
 
     Parameters
     ----------
@@ -242,8 +253,14 @@ def release_all(run: common.Run, *, maps: Path, verbose=2) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Scores of the test subjects, as the run has them and varied (column simulation); they stand beside the released model.
+        Scores of the test subjects (column simulation): as the run has them, "study"; varied, "varied"; both as registered maps. And
+        "moved": the varied maps turned, shifted and of other voxels, through :func:`segkit.studies.qsm.segment`, without a brain mask.
+        They stand beside the released model.
     """
+    path, recipe = run.results / "tables" / "release.csv", recipe_for(run, "release")
+    done = common.read_rows(path, recipe)
+    if len(done):
+        return done
     profile, test = run.profile, sides(run)["test"]
     sources = sorted(p.name.removesuffix(".nii.gz") for p in maps.glob("*.nii.gz"))
     lacking = sorted(set(test) - set(sources))
@@ -257,15 +274,68 @@ def release_all(run: common.Run, *, maps: Path, verbose=2) -> pd.DataFrame:
     prepare(varied)
     chosen = {"train": [s for s in sources if s not in test], "selection": []}
     name = f"released_{RELEASED}"
-    model, _ = train_recipe(run, chosen, name=name, results=[varied.results, run.results], wide=True, verbose=verbose)
-    parts = []
+    model, history = train_recipe(
+        run, chosen, name=name, results=[varied.results, run.results], wide=True, verbose=verbose
+    )
+    parts = [
+        segmented(model, find(folder).loc[test], values=label_values(folder), seed=run.seed).assign(simulation="moved")
+    ]
     for said, here in (("study", run), ("varied", varied)):
         method = recipe_method(model, here, dim=profile.dim)
-        scores = evaluate({f"{RELEASED}, released": method}, here.results, test, dim=profile.dim)
+        scores = evaluate({name: method}, here.results, test, dim=profile.dim)
         parts.append(scores.assign(simulation=said))
-    scores = common.add_rows(run.results / "tables" / "release.csv", pd.DataFrame(), pd.concat(parts))
+    scores = pd.concat(parts[::-1]).assign(method=RELEASED, **_spent(run, name, history), recipe=recipe)
     release(run, name, scores)
-    return scores
+    return common.add_rows(path, pd.DataFrame(), scores)
+
+
+def segmented(
+    nuclei: Nuclei, table: pd.DataFrame, *, values: Mapping[str, Sequence[int]], seed: int = 0
+) -> pd.DataFrame:
+    """What a user gets from a map of his own: each map turned, shifted and of other voxels, segmented and scored there.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of :func:`segkit.studies.qsm.find`.
+    values : dict
+        Left and right value of each nucleus.
+
+    Returns
+    -------
+    DataFrame
+        A row a subject and nucleus: the columns of :func:`segkit.metrics.score`, and voxel, the map's voxel in mm.
+    """
+    rows = []
+    for k, subject in enumerate(table.index):
+        qsm, masks = read(table.loc[subject], values)
+        known = np.zeros(qsm.shape, np.uint8)
+        for name, value in LABELS.items():
+            known[volumes.array(masks[name]) > 0] = value
+        qsm, label_map = moved([qsm, volumes.like(known, qsm)], ["image", "label"], np.random.default_rng((seed, k)))
+        found = segment(qsm, model=nuclei)
+        spacing = volumes.spacing(qsm)
+        scores = metrics.score(volumes.array(label_map), volumes.array(found), spacing_mm=spacing, labels=LABELS)
+        said = " × ".join(f"{s:.2f}" for s in spacing)
+        rows += [{"subject": subject, "label": label, "voxel": said, **row} for label, row in scores.iterrows()]
+    return pd.DataFrame(rows)
+
+
+def moved(images: Sequence[Nifti1Image], kinds: Sequence[str], rng: np.random.Generator) -> list[Nifti1Image]:
+    """Images of one grid, in RAS+, as if taken with the head otherwise: turned by up to 10° about each axis, in voxels of .7 to 1.2 mm
+    and slices of .8 to 2 mm, their middle up to 20 mm off."""
+    first = images[0]
+    spacing = np.array([*[rng.uniform(0.7, 1.2)] * 2, rng.uniform(0.8, 2)])
+    turn = Rotation.from_euler("xyz", rng.uniform(-10, 10, 3), degrees=True).as_matrix()
+    shape = np.ceil(np.array(first.shape) * volumes.spacing(first) / spacing).astype(int)
+    middle = nib.affines.apply_affine(first.affine, (np.array(first.shape) - 1) / 2)
+    matrix = turn * spacing
+    grid = nib.Nifti1Image(
+        np.zeros(shape, np.uint8), nib.affines.from_matvec(matrix, middle - matrix @ ((shape - 1) / 2))
+    )
+    header = nib.affines.from_matvec(np.diag(spacing), rng.uniform(-20, 20, 3) - spacing * (shape - 1) / 2)
+    out = [volumes.resample(image, like=grid, kind=kind) for image, kind in zip(images, kinds, strict=True)]
+    return [nib.Nifti1Image(volumes.array(image), header) for image in out]
 
 
 def _cell(run: common.Run, network: str, label: str, dim: int, verbose, *, minutes: float | None = None):
@@ -286,10 +356,15 @@ def _cell(run: common.Run, network: str, label: str, dim: int, verbose, *, minut
     wanted = {"brain": 1} if label == "brain" else LABELS if label == ALL else {label: LABELS[label]}
     method = patch_method(model, run, label=label, dim=dim)
     scores = evaluate({name: method}, run.results, chosen["test"], dim=dim, labels=wanted)[list(KEPT)]
-    facts = {
-        "parameters": model.count_params(), "steps": int(history["iterations"].iloc[-1]), "seconds": float(history["seconds"].iloc[-1]),
+    return {"parameters": model.count_params()} | _spent(run, name, history), scores, method
+
+
+def _spent(run: common.Run, name: str, history: pd.DataFrame) -> dict:
+    """Steps and seconds of a training, and the machine that it ran on."""
+    record, last = training.read_run(run.results / "runs" / name)[0], history.iloc[-1]
+    return {
+        "steps": int(last["iterations"]), "seconds": float(last["seconds"]), "machine": record["provenance"]["machine"],
     }  # fmt: skip
-    return facts, scores, method
 
 
 WHAT = {

@@ -5,6 +5,7 @@ looked at once, in the atlas's box. Any other map is looked at twice: first with
 then, moved by the affine that brings the nuclei found to the atlas's, beside the atlas.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from segkit import volumes
 from segkit.studies import common
 from segkit.studies.qsm.layout import LABELS, RELEASED, Profile
 from segkit.studies.qsm.networks import AUGMENTATION, build, drop_fragments
-from segkit.studies.qsm.steps import centre_box, load_cube, normalise
+from segkit.studies.qsm.steps import centre_box, check_registered, load_cube, normalise
 
 # registered maps lie where the atlas says, but for what registration leaves
 REGISTERED = {
@@ -35,6 +36,9 @@ NEAR = AUGMENTATION | {
 # of the released model, which shall bear maps that another program made, anywhere
 WIDE = {"gain": 0.3, "gamma": 0.3, "blur": 1.2, "noise": 0.4}
 FAR = AUGMENTATION | WIDE | {"scale": 0.25}
+NUMBER = (
+    3  # of the recipe (tables/recipes.csv): one more when its network, its training or the rule of its scoring changes
+)
 FIRST = 0.35  # share of its samples that are of the first look
 MM = 1.0  # voxels that the released model sees
 RECOLOUR = 0.35  # standard deviation of what is added to a nucleus, in units of normalise (some .02 ppm)
@@ -52,7 +56,7 @@ def load(path: Path) -> Nuclei:
     """A saved network and its atlas, ``<name>.keras`` and ``<name>.atlas.nii.gz`` beside it."""
     from segkit import models
 
-    return Nuclei(models.load(Path(path)), volumes.load(atlas_beside(path)))
+    return Nuclei(models.load(Path(path)), volumes.load(common.need(atlas_beside(path), "03_training")))
 
 
 def atlas_beside(path: Path) -> Path:
@@ -220,7 +224,11 @@ def train_recipe(
     model = build(RELEASED, profile, classes=len(LABELS) + 1)
     places = list(results or [run.results])
     folders = {s: [p for p in places if (p / "padded" / s).is_dir()] or places[:1] for s in sum(subjects.values(), [])}
-    count = votes([_cube(s, folders[s][0], profile)[2] for s in subjects["train"]], profile.box)
+    label_maps = {s: _cube(s, folders[s][0], profile)[2] for s in subjects["train"]}
+    for subject, label_map in label_maps.items():
+        check_registered(label_maps[subjects["train"][0]], label_map, (subjects["train"][0], subject))
+    count = votes(list(label_maps.values()), profile.box)
+    del label_maps
     atlas = atlas_of(count, len(subjects["train"]))
     more = {"shape": profile.box, "shift": 0}
     settings = NEAR | WIDE if wide else REGISTERED
@@ -288,7 +296,7 @@ def predict(
         RAS+, of the voxel size that the network knows.
     registered : bool
         The map lies in the atlas's space; otherwise the network finds its place there first (:func:`place_in_atlas`), and where it
-        cannot, its first look is what is returned.
+        cannot, it warns, and its first look is what is returned.
 
     Returns
     -------
@@ -314,6 +322,9 @@ def predict(
     affine = qsm.affine @ nib.affines.from_matvec(np.eye(3), begin)
     to_atlas = place_in_atlas(nib.Nifti1Image(found, affine), atlas)
     if to_atlas is None:
+        warnings.warn(
+            "not all nuclei were found on both sides, so the atlas was not used; look at the result", stacklevel=2
+        )
         return nib.Nifti1Image(soft, affine)
     moved = volumes.resample(
         nib.Nifti1Image(whole, to_atlas @ qsm.affine), like=nib.Nifti1Image(found, atlas.affine), kind="image"

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
@@ -148,11 +147,21 @@ def load_cube(results: Path, subject: str, dim: int) -> tuple[Nifti1Image, Nifti
     missing = [names[name] for name in LABELS if name not in masks]
     if missing:
         raise FileNotFoundError(f"{common.shown(folder)} lacks {missing}: run 01_padding and 02_downsampling again")
-    # majority in the halves of two neighbours may both hold: the first in the table keeps the voxel
+    # masks of your own may overlap: the first in the table keeps the voxel
     out = np.zeros(qsm.shape, np.uint8)
     for name, value in reversed(LABELS.items()):
         out[masks[name] > 0] = value
     return qsm, brain, volumes.like(out, qsm)
+
+
+def check_registered(first: Nifti1Image, other: Nifti1Image, subjects: tuple[str, str]) -> None:
+    """ValueError when the cubes of two subjects do not lie on one grid, as what votes voxel by voxel must."""
+    try:
+        volumes.check_same_grid(first, other, subjects)
+    except ValueError as error:
+        raise ValueError(
+            f"an atlas is made of maps in one space, register them first (00_registration): {error}"
+        ) from error
 
 
 def normalise(qsm: np.ndarray, brain: np.ndarray) -> np.ndarray:
@@ -174,9 +183,3 @@ def centre_box(brain: np.ndarray, shape: Sequence[int]) -> tuple[slice, ...]:
         max(0, min(s + n // 2 - b // 2, m - b)) for s, n, b, m in zip(start, size, shape, brain.shape, strict=True)
     ]
     return tuple(slice(f, min(f + b, m)) for f, b, m in zip(first, shape, brain.shape, strict=True))
-
-
-def landmark(results: Path, subject: str, dim: int, name: str) -> np.ndarray:
-    """Centre of mass in mm of a nucleus in a working cube: the same point in every cube."""
-    image = volumes.load(common.need(results / "padded" / subject / file_names(dim)[name], "02_downsampling"))
-    return nib.affines.apply_affine(image.affine, np.argwhere(volumes.array(image)).mean(axis=0))

@@ -13,9 +13,8 @@ from segkit import legacy, metrics, report, statistics, volumes
 from segkit.studies import common
 from segkit.studies.qsm.layout import LABELS, file_names
 from segkit.studies.qsm.networks import to_labels
-from segkit.studies.qsm.steps import load_cube, read, reconstruct
+from segkit.studies.qsm.steps import check_registered, load_cube, read, reconstruct
 
-CUBE_MM = 256.0  # length of a cube's side: 512 voxels of half a millimetre
 NOTE = (
     "Reported: Tables 1 and 3 of the report, on 20 subjects that are not public. Legacy: one reading of its scores, which it does not "
     "define: Dice as a soft coefficient over batches of four patches, the Hausdorff distance averaged over patches that hold both masks. "
@@ -46,8 +45,9 @@ def evaluate(
     Returns
     -------
     DataFrame
-        A row a method, subject and label: the columns of :func:`segkit.metrics.score`, mean susceptibility in ppm within truth and
-        prediction, legacy_dice and legacy_hd_voxels. Label maps are written to ``predictions/<method>/<subject>.nii.gz``.
+        A row a method, subject and label: dim, mm (its voxel's side), the columns of :func:`segkit.metrics.score`, mean susceptibility in
+        ppm within truth and prediction, legacy_dice and legacy_hd_voxels. Label maps are written to
+        ``predictions/<method>/<subject>.nii.gz``.
     """
     rows = []
     for name, subject in tqdm([(m, s) for m in methods for s in subjects], desc="scoring"):
@@ -67,7 +67,7 @@ def evaluate(
             t, p = truth == labels[label], found == labels[label]
             probability = soft[..., 0] if single else soft[..., labels[label]]
             rows.append({
-                "method": name, "subject": subject, "label": label, "dim": dim, **row,
+                "method": name, "subject": subject, "label": label, "dim": dim, "mm": volumes.spacing(qsm)[0], **row,
                 "truth_ppm": float(chi[t].mean()) if t.any() else np.nan, "prediction_ppm": float(chi[p].mean()) if p.any() else np.nan,
                 "legacy_dice": legacy.qsm_soft_dice(t, probability), "legacy_hd_voxels": legacy.qsm_patch_hausdorff(t, p),
             })  # fmt: skip
@@ -156,7 +156,7 @@ def three_columns(scores: pd.DataFrame, method: str, *, dim: int = 128) -> pd.Da
     printed = printed[printed["dim"] == dim][["label", "metric", "value"]]
     printed = printed.assign(metric=printed["metric"].map({"test Dice": "Dice", "test HD (voxels)": "HD (voxels)"}))
     chosen = scores[scores["method"] == method]
-    chosen = chosen.assign(hd_voxels=chosen["hd_mm"] / (CUBE_MM / chosen["dim"]))
+    chosen = chosen.assign(hd_voxels=chosen["hd_mm"] / chosen["mm"])
     printed = printed[printed["label"].isin(chosen["label"])]
 
     def long(columns: Mapping[str, str]) -> pd.DataFrame:
@@ -208,13 +208,18 @@ def ceilings(results: Path, subjects: Sequence[str], *, dims: Sequence[int]) -> 
 def atlas_vote(results: Path, training: Sequence[str], *, dim: int) -> np.ndarray:
     """Share (x, y, z, 6) of the training subjects' labels at each voxel: the baseline that knows no intensities.
 
-    All subjects lie in the atlas's space, so their cubes share a grid.
+    Raises
+    ------
+    ValueError
+        When a subject has no labels, or the cubes do not share a grid, as those of registered maps do.
     """
-    votes = None
+    votes, first = None, None
     for subject in training:
         label_map = load_cube(results, subject, dim)[2]
         if label_map is None:
             raise ValueError(f"{subject}: has no labels, so it has no vote; take it out of the list")
+        first = first or label_map
+        check_registered(first, label_map, (training[0], subject))
         known = volumes.array(label_map)
         one = np.eye(len(LABELS) + 1, dtype=np.float32)[known]
         votes = one if votes is None else votes + one

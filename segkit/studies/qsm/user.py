@@ -17,7 +17,7 @@ from segkit.studies.qsm.layout import LABELS, RELEASED
 from segkit.studies.qsm.networks import to_labels
 from segkit.studies.qsm.recipe import MM, Nuclei, atlas_beside, load, predict
 
-MODEL = releases.Release("qsm", RELEASED)
+MODEL = releases.Release("qsm", RELEASED, phantoms=True)
 released = MODEL.files
 
 

@@ -115,8 +115,8 @@ def train_recipe(
 ):
     """Train ours on phantoms alone: slices of anatomies of :func:`make_anatomies`, painted with random contrast each time they are seen.
 
-    Anatomies are drawn equally often, whatever their slices' thickness. A tenth of them only watches: the state with the smallest
-    training loss is kept. Cross-entropy + Dice, AdamW with a cosine schedule, moving average of the weights.
+    Anatomies are drawn equally often, whatever their slices' thickness. All of them train, since what chooses a recipe are real scans;
+    the state with the smallest training loss is kept. Cross-entropy + Dice, AdamW with a cosine schedule, moving average of the weights.
 
     Returns
     -------
@@ -136,27 +136,14 @@ def train_recipe(
         with np.load(common.need(anatomies / f"{n}.npz", "03_training")) as part:
             known[n] = part["parts"], (part["parts"][..., lesion] >= 128).astype(np.uint8)
             mm = float(part["mm"][0])
-    selects = list(names)[:: max(2, min(10, len(names)))]
-    moves = augment.slices(**MOVES)
-    still = augment.slices(flips=(), rotate=0, scale=0, gain=0)
-    sets = {}
-    for side, how, steps in (("train", moves, profile.steps), ("selection", still, max(2, profile.steps // 5))):
-        here = {n: known[n] for n in names if (n in selects) == (side == "selection")}
-        drawn = 0.7 if any(mask.any() for _, mask in here.values()) else None
-        groups = {n: n for n in here}
-        sets[side] = data.Slices(
-            here,
-            classes=1,
-            batch_size=profile.batch_size,
-            seed=seed,
-            augment=painted(how, spacing_mm=mm),
-            steps=steps,
-            foreground=drawn,
-            groups=groups,
-        )
+    drawn = 0.7 if any(mask.any() for _, mask in known.values()) else None
+    slices = data.Slices(
+        known, classes=1, batch_size=profile.batch_size, seed=seed, augment=painted(augment.slices(**MOVES), spacing_mm=mm),
+        steps=profile.steps, foreground=drawn, groups={n: n for n in names},
+    )  # fmt: skip
     history = training.fit(
-        model, sets["train"], sets["selection"], run=run.results / "runs" / name, loss=losses.get("cross_entropy_dice"),
-        metrics=(losses.soft_dice,), epochs=epochs, minutes=minutes, learning_rate=2e-3, monitor="loss", seed=seed,
+        model, slices, None, run=run.results / "runs" / name, loss=losses.get("cross_entropy_dice"),
+        metrics=(losses.soft_dice,), epochs=epochs, minutes=minutes, learning_rate=2e-3, seed=seed,
         bfloat16=True, verbose=verbose, **training.RECIPE,
     )  # fmt: skip
     return model, history
