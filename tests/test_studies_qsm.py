@@ -45,7 +45,11 @@ def test_the_reports_file_names():
 def test_model_names_there_and_back(tmp_path):
     for label in (*qsm.MASKS, qsm.ALL):
         name = qsm.model_name(label, 128, 28, 50)
-        assert qsm.parse_model_name(name) == {"label": label, "dim": 128, "subjects": 28, "epochs": 50}
+        known = {"label": label, "dim": 128, "subjects": 28, "epochs": 50, "network": "qsm_unet3d"}
+        assert qsm.parse_model_name(name) == known
+        for network in qsm.NETWORKS:
+            other = qsm.parse_model_name(qsm.model_name(label, 128, 28, 50, network))
+            assert other == known | {"network": network}
     with pytest.raises(ValueError, match="no mask is called 'pons'"):
         qsm.model_name("pons", 128, 1, 1)
     with pytest.raises(ValueError, match="not a model's name"):
@@ -53,8 +57,13 @@ def test_model_names_there_and_back(tmp_path):
     for n, e in ((28, 50), (32, 10), (32, 20)):
         (tmp_path / f"caudate_mask_dim128_sub{n}_e{e}.keras").touch()
     (tmp_path / "another_mask_dimX.keras").touch()
+    residual = (
+        tmp_path / "caudate_mask_dim128_sub40_e20_qsm_resunet3d.keras"
+    )  # another network is never taken for the U-Net
+    residual.touch()
+    assert qsm.find_model(tmp_path, label="caudate", dim=128, network="qsm_resunet3d") == residual
     assert qsm.find_model(tmp_path, label="caudate", dim=128).stem == "caudate_mask_dim128_sub32_e20"
-    with pytest.raises(FileNotFoundError, match="no model of label caudate, dim 64 in"):
+    with pytest.raises(FileNotFoundError, match="no model of label caudate, dim 64, network qsm_unet3d in"):
         qsm.find_model(tmp_path, label="caudate", dim=64)
     assert qsm.find_model(tmp_path, label="caudate", dim=128, epochs=10).stem == "caudate_mask_dim128_sub32_e10"
     assert qsm.find_model(tmp_path, label="caudate", dim=128, subjects=28).stem == "caudate_mask_dim128_sub28_e50"
@@ -210,14 +219,27 @@ def test_a_box_around_the_brain(rng):
 # -- training, scores
 
 
-def test_every_label_and_network_trains_and_is_found_by_name(done):
+def test_a_label_trains_and_is_found_by_name(done):
     parts = qsm.experiments.sides(done)
-    model, history = qsm.train(done, parts, label="caudate", epochs=1, name="caudate", verbose=0)
+    model, history = qsm.train(done, parts, label="caudate", epochs=1, verbose=0)
     assert {"soft_dice", "val_soft_dice"} <= set(history.columns)
     assert model.output_shape[-1] == 1
     path = qsm.save_model(done, model, label="caudate", dim=64, subjects=len(parts["train"]), epochs=len(history))
     assert path.name == f"caudate_mask_dim64_sub{len(parts['train'])}_e1.keras"
     assert qsm.find_model(path.parent, label="caudate", dim=64) == path
+    assert qsm.load_model_for(path, label="caudate", dim=64).output_shape[-1] == 1
+    five = qsm.save_model(done, model, label="nuclei", dim=64, subjects=1, epochs=1)
+    with pytest.raises(ValueError, match="gives 1 classes where nuclei needs 6"):
+        qsm.load_model_for(five, label="nuclei", dim=64)
+    five.unlink()
+    fewer = parts | {"train": parts["train"][:1]}
+    qsm.train(
+        done, fewer, label="caudate", epochs=1, verbose=0
+    )  # each choice has a run of its own, none runs into another's
+    qsm.train(done, parts, label="caudate", epochs=2, verbose=0)
+    runs = {p.name for p in (done.results / "runs").glob("qsm_unet3d_caudate_*")}
+    n = len(parts["train"])
+    assert runs == {f"qsm_unet3d_caudate_dim64_sub{k}_e{e}" for k, e in ((n, 1), (1, 1), (n, 2))}
     with pytest.raises(ValueError, match="no mask is called 'pons'"):
         qsm.train(done, parts, label="pons", epochs=1, verbose=0)
     with pytest.raises(ValueError, match="stand in both"):
@@ -228,7 +250,10 @@ def test_experiments_resume_and_hold_what_they_promise(done, monkeypatch):
     first = {
         "compare": qsm.experiments.compare(done, verbose=0), "curve": qsm.experiments.learning_curve(done, verbose=0),
         "best": qsm.experiments.best(done, verbose=0), "resolution": qsm.experiments.resolution(done, verbose=0),
+        "binary": qsm.experiments.binary(done, labels=("brain",), verbose=0),
     }  # fmt: skip
+    assert set(first["binary"]["label"]) == {"brain"}
+    assert qsm.experiments.own_recipe(done) is not None
     assert list(first["compare"]["network"].unique()) == list(done.profile.compared)
     assert list(first["resolution"]["dim"].unique()) == list(done.profile.dims)
     coarse = first["resolution"].query("dim == 32")
@@ -259,7 +284,7 @@ def test_rows_of_another_recipe_are_not_shown(done, tmp_path, capsys):
 
 
 def test_a_perfect_method_scores_one_and_its_susceptibility_is_right(done, tmp_path):
-    results = dataclasses.replace(done, results=done.results).results
+    results = done.results
 
     def perfect(subject):
         return np.eye(6, dtype="f")[volumes.array(qsm.load_cube(results, subject, 64)[2])]
@@ -270,19 +295,64 @@ def test_a_perfect_method_scores_one_and_its_susceptibility_is_right(done, tmp_p
     assert (scores["legacy_hd_voxels"] == 0).all()
     np.testing.assert_allclose(scores["truth_ppm"], scores["prediction_ppm"])
     np.testing.assert_allclose(scores["legacy_dice"], 1, atol=1e-6)
-    table = qsm.three_columns(scores.assign(dim=128), "perfect")
+    values = qsm.label_values(done.data)
+    own = qsm.on_original_grid(
+        qsm.find(done.data), results, "perfect", ["sub-001", "sub-002"], values=values, out=tmp_path / "two"
+    )
+    np.testing.assert_allclose(own["truth_ppm"], own["prediction_ppm"])
+    table = qsm.three_columns(
+        scores, own.assign(dice=0.5, hd_mm=8.0), "perfect"
+    )  # legacy of the cube, corrected of the own grid
     assert table.loc[("hippocampus", "Dice"), "reported"] == 0.82
     assert table.loc[("amygdala", "HD (voxels)"), "reported"] == 0.94
-    assert table.loc[("hippocampus", "Dice"), "corrected"] == 1
+    assert table.loc[("hippocampus", "Dice"), ["legacy", "corrected"]].tolist() == [pytest.approx(1), 0.5]
+    assert table.loc[("hippocampus", "HD (voxels)"), "corrected"] == 8 / scores["mm"].iloc[0]
     measures = qsm.measures_table(scores, "perfect")
     assert (measures["error_ml"] == 0).all()
     assert (measures["error_ppm"] == 0).all()
     whole = qsm.summary(scores)
     assert whole.loc[("perfect", "mean"), "mean"] == 1
-    values = qsm.label_values(done.data)
     rebuilt = qsm.on_original_grid(qsm.find(done.data), results, "perfect", ["sub-001"], values=values, out=tmp_path)
     assert (rebuilt["dice"] == 1).all()  # the padded cube has the original's voxels
     assert (tmp_path / "sub-001_perfect.nii.gz").is_file()
+
+
+def test_a_rebuilt_volume_has_the_axes_of_its_map(done, tmp_path):
+    """A subject stored as LIA: padded, rebuilt and scored in its own order of axes."""
+    table = qsm.find(done.data).loc[["sub-001"]]
+    turn = nib.orientations.axcodes2ornt("LIA")
+    for column in ("qsm", "brain_mask", "labels"):
+        image = volumes.load(table.loc["sub-001", column])
+        path = tmp_path / "data" / "sub-001" / table.loc["sub-001", column].name
+        volumes.save(image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), turn)), path)
+    values, own = qsm.label_values(done.data), qsm.find(tmp_path / "data")
+    qsm.pad_all(own, tmp_path, dim=64, values=values)
+    cubes = {s: qsm.load_cube(tmp_path, s, 64)[2] for s in own.index}
+    rebuilt = qsm.on_original_grid(
+        own, tmp_path, "m", ["sub-001"], values=values, out=tmp_path / "out", finer=cubes.get
+    )
+    assert (rebuilt["dice"] == 1).all()
+    written = volumes.load(tmp_path / "out" / "sub-001_m.nii.gz")
+    assert nib.aff2axcodes(written.affine) == ("L", "I", "A")
+    volumes.check_same_grid(written, volumes.load(own.loc["sub-001", "qsm"]))
+
+
+def test_the_double_branch_sees_in_testing_what_it_saw_in_training(monkeypatch):
+    """Its second input is the surroundings of a patch; of the brain's box they would be its repeated edge, not the cube's 0."""
+    from segkit import inference
+
+    seen = []
+
+    def predict(model, image, **settings):
+        seen.append((image.shape, settings["context"]))
+        return nib.Nifti1Image(np.zeros((*image.shape, 1), "f"), image.affine)
+
+    monkeypatch.setattr(inference, "predict", predict)
+    image = np.zeros((48, 48, 48), "f")
+    image[16:32, 16:32, 16:32] = 5
+    for context in (True, False):
+        assert qsm.predict_patches(None, image, patch=(16, 16, 16), context=context).shape == (48, 48, 48, 1)
+    assert seen == [((48, 48, 48), True), ((16, 16, 16), False)]
 
 
 def test_ceilings_fall_with_the_grid(done):
@@ -337,7 +407,22 @@ def test_claims_are_told_with_care():
         {"method": m, "subject": f"s{s}", "label": label, "dice": d}
         for m, d in (("a", 0.8), ("b", 0.7), ("c", 0.9)) for s in range(8) for label in qsm.LABELS
     ]  # fmt: skip
-    told = qsm.claims(pd.DataFrame(rows), source="simulated real", best="c", unet="a", resunet="b").set_index("section")
+    table = pd.DataFrame(rows).assign(truth_ml=8.0)
+    told = qsm.claims(table, source="simulated real", best="c", unet="a", resunet="b", brain_ml=1000).set_index(
+        "section"
+    )
+    assert told.loc["above Figure 6", "verdict"] == "holds"
+    assert "here 0.80 %" in told.loc["above Figure 6", "evidence"]
+    below = told.loc["below Table 3"].set_index("claim")["verdict"]
+    assert below["U-Net does better than ResUNet on the hippocampus at 128³"] == "holds"
+    assert below["U-Net and ResUNet are almost alike on the caudate at 128³"] == "does not hold"
+    falls = "at 256³ the caudate's Dice falls to .64 from .76 at 128³"
+    assert below[falls] == "cannot be told here"
+    grids = pd.concat([table[table["method"] == m].assign(dim=d, dice_fine=0.7) for m, d in (("a", 128), ("b", 256))])
+    told = qsm.claims(table, source="simulated real", best="c", grids=grids).set_index("claim")
+    assert told.loc[falls, "verdict"] == "holds"
+    assert "on the finest grid 0.700 and 0.700" in told.loc[falls, "evidence"]
+    told = qsm.claims(table, source="simulated real", best="c", unet="a", resunet="b").set_index("section")
     assert told.loc["section 5.3", "verdict"] == "holds"
     assert told.loc["Table 1", "verdict"] == "does not hold"
     phantom = qsm.claims(pd.DataFrame(rows), source="simulated phantom", best="c", unet="a", resunet="b").set_index(
@@ -370,6 +455,18 @@ def test_registration_by_transform_raises_the_overlap(done, tmp_path):
     assert set(np.unique(volumes.array(moved))) <= set(np.unique(volumes.array(moving)))  # never blended
     table = register.overlap(moving, moved, atlas_labels, values)
     assert table["after"].mean() > table["before"].mean() + 0.1
+    atlas = {"QSM": volumes.load(done.data / "atlas" / "QSM_atlas.nii.gz")}
+    atlas["QSM_brain_mask"] = volumes.load(done.data / "atlas" / "QSM_brain_mask_atlas.nii.gz")
+    if not register.has_ants():
+        written = register.register(native, atlas, tmp_path / "registered" / "sub-001")
+        row = qsm.find(tmp_path / "registered").loc["sub-001"]  # what 01_padding reads
+        image, masks = qsm.read(row, values)
+        assert set(masks) == {"brain", *qsm.LABELS}
+        chi, original = (
+            volumes.array(written["QSM_w_bg"]),
+            volumes.array(volumes.load(native / "QSM_w_bg_native.nii.gz")),
+        )
+        assert chi.std() == pytest.approx(original.std(), rel=0.5)  # ppm still, not the atlas's values
     (tmp_path / "t.txt").write_text("1 2 3\n")
     with pytest.raises(ValueError, match="4 × 4 matrix is expected"):
         register.read_transform(tmp_path / "t.txt")
@@ -515,6 +612,17 @@ def test_tables_2_and_3_stand_beside_ours():
     assert third.loc[("hippocampus", "U-Net", 128), "ours"] == pytest.approx(0.735)
     assert third.loc[("hippocampus", "U-Net", 256), "ours"] == pytest.approx(0.535)
     assert third.loc[("hippocampus", "ResUNet", 128), "reported"] == 0.71
+    binary = cells({"qsm_unet3d": 0.7}).query("label in ('hippocampus', 'caudate')")
+    first = qsm.table_1(binary.assign(hd95_mm=2.0, legacy_dice=0.8, legacy_hd_voxels=1.5))
+    assert first.index[0] == "brain"
+    assert first.loc["hippocampus", "corrected Dice"] == pytest.approx(0.735)
+    assert first.loc["hippocampus", ["reported Dice", "legacy Dice", "reported HD (voxels)"]].tolist() == [
+        0.82,
+        0.8,
+        1.24,
+    ]
+    assert first.loc["brain", "reported validation Dice"] == 0.99
+    assert np.isnan(first.loc["brain", "corrected Dice"])
     test = qsm.pairs(scores).iloc[0]
     assert test["difference"] == pytest.approx(0.1)
     assert test["p"] < 0.01
@@ -556,7 +664,7 @@ def test_patches_are_spent_on_what_is_not_zero(rng, classes):
 
 
 def test_the_recipes_labels_are_voted_down_as_the_masks_were(done, monkeypatch):
-    from segkit.studies.qsm import experiments
+    from segkit.studies.qsm import methods
 
     subject = qsm.find(done.data).index[0]
     cube = qsm.load_cube(done.results, subject, 64)[0]
@@ -567,10 +675,10 @@ def test_the_recipes_labels_are_voted_down_as_the_masks_were(done, monkeypatch):
     soft[30:32, 30:32, 30, 1] = soft[30:32, 30:32, 31, 3] = 0.6  # two nuclei share a block: neither has more than half
     soft[30:32, 30:32, 50, 1] = soft[30:32, 30, 51, 3] = soft[30, 31, 51, 3] = 0.6  # four voxels, and three
     soft[30:32, 30:32, 40, 1] = soft[30:32, 30, 41, 1] = 0.6  # six
-    monkeypatch.setattr(experiments, "predict", lambda *a, **k: volumes.like(soft, cube))
-    fine = experiments.recipe_method(None, done, dim=64)(subject)
+    monkeypatch.setattr(methods, "predict", lambda *a, **k: volumes.like(soft, cube))
+    fine = qsm.recipe_method(None, done, dim=64)(subject)
     np.testing.assert_array_equal(fine, soft)
-    small = experiments.recipe_method(None, done, dim=32)(subject)
+    small = qsm.recipe_method(None, done, dim=32)(subject)
     assert small.shape == (32, 32, 32, 6)
     found = small.argmax(axis=-1)
     assert (found[10:12, 10:12, 10:12] == 2).all()
@@ -722,7 +830,7 @@ def test_a_nucleus_gets_another_mean_and_the_rest_stays():
 
 
 def test_a_moved_map_and_its_labels_stay_together_and_keep_their_size(rng):
-    from segkit.studies.qsm import experiments
+    from segkit.studies.qsm import methods
 
     grids = np.stack(np.meshgrid(*(np.arange(n, dtype=float) for n in (60, 70, 50)), indexing="ij"), axis=-1)
     known = np.zeros((60, 70, 50), np.uint8)
@@ -730,7 +838,7 @@ def test_a_moved_map_and_its_labels_stay_together_and_keep_their_size(rng):
         known[((grids - centre) ** 2).sum(axis=-1) < 64] = value
     affine = nib.affines.from_matvec(np.eye(3), (-30, -40, -20))
     for k in range(3):
-        image, label_map = experiments.moved(
+        image, label_map = methods.moved(
             [nib.Nifti1Image(known.astype("f"), affine), nib.Nifti1Image(known, affine)],
             ["image", "label"],
             np.random.default_rng(k),

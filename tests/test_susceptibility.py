@@ -40,6 +40,13 @@ def test_the_inverted_map_gives_back_what_truncation_leaves(threshold):
     assert found[inside].mean() / qsm.recovered_share(threshold) == pytest.approx(1, abs=0.1)
 
 
+def test_the_sphere_that_a_notebook_prints_is_within_what_is_claimed():
+    check = qsm.sphere_check(0.2, side=64, radius=6.0)
+    assert check["field_error"] < 0.05
+    assert check["recovered"] / check["expected"] == pytest.approx(1, abs=0.1)
+    assert check["expected"] == pytest.approx(0.822, abs=1e-3)
+
+
 def test_recovered_share_by_hand():
     """Without truncation all comes back; with the largest threshold ∫ D / ±⅔ over cos θ remains: 3/2 · 2 · 2/(9 √3) = .385."""
     assert qsm.recovered_share(1e-9) == pytest.approx(1, abs=1e-4)

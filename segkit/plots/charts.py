@@ -58,7 +58,7 @@ def boxes(
         if known[by].dtype != "category"
         else list(known[by].cat.remove_unused_categories().cat.categories)
     )
-    figure = Figure(figsize=(2.9 * len(columns) + 0.4, 3.4), layout="constrained")
+    figure = Figure(figsize=(max(2.9, 0.85 * len(groups)) * len(columns) + 0.4, 3.4), layout="constrained")
     for ax, column in zip(np.atleast_1d(figure.subplots(1, len(columns))), columns, strict=True):
         parts = [known.loc[known[by] == g, column].dropna().to_numpy(float) for g in groups]
         ax.boxplot(parts, widths=0.55, showfliers=False, medianprops={"color": "black"})

@@ -10,7 +10,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from nibabel import Nifti1Image
 
-from segkit import files, volumes
+from segkit import files, postprocessing, volumes
 from segkit.plots.sources import hidden, remark
 
 # Okabe and Ito's colours, told apart by colour-blind readers
@@ -36,10 +36,11 @@ def panels(
     columns: int = 4,
     vmin: float | None = None,
     vmax: float | None = None,
+    labels: Mapping[str, int] | None = None,
 ) -> Figure:
     """A grid of 2D arrays (first axis to the right, second axis up), each titled by its key, masks laid over by key.
 
-    ``vmin`` and ``vmax`` are the grey values of black and white, by default each array's own.
+    ``vmin`` and ``vmax`` are the grey values of black and white, by default each array's own; ``labels`` name mask values in a legend.
     """
     if hidden(source):
         return _card(title or "panels")
@@ -55,6 +56,8 @@ def panels(
     for ax, (name, image) in zip(axes, images.items(), strict=False):
         _draw(ax, image, masks.get(name), aspect, vmin, vmax)
         ax.set_title(name, fontsize=9)
+    if labels:
+        _legend(figure, labels, LABELS)
     return _headed(figure, title, source)
 
 
@@ -68,17 +71,21 @@ def three_planes(
     at: Sequence[int] | None = None,
     window: tuple[float, float] | None = None,
     colours: Sequence[str] | None = None,
+    truth: Nifti1Image | None = None,
 ) -> Figure:
     """Sagittal, coronal and axial slice through voxel ``at`` (of the RAS+ image; default the mask's centre), in true proportion.
 
-    ``window`` holds the values of black and white; ``colours`` those of mask values 1, 2, … (default :data:`LABELS`).
+    ``window`` holds the values of black and white; ``colours`` those of mask values 1, 2, … (default :data:`LABELS`). With ``truth``
+    both are outlined, truth yellow and mask red, at the centre of the truth's largest part.
     """
     if hidden(source):
         return _card(title or "three planes")
     image = volumes.canonical(image)
     data = volumes.array(image, np.float32)
-    over = None if mask is None else volumes.array(volumes.canonical(mask))
+    over, true = (None if m is None else volumes.array(volumes.canonical(m)) for m in (mask, truth))
     where = np.argwhere(data > 0 if over is None or not over.any() else over > 0)
+    if true is not None and true.any():
+        where = np.argwhere(postprocessing.largest_component(true > 0))
     if at is None:
         at = np.round(where.mean(axis=0)) if len(where) else np.array(data.shape) // 2
     at = tuple(int(v) for v in at)
@@ -93,19 +100,24 @@ def three_planes(
         _draw(
             ax,
             cut,
-            None if over is None else np.take(over, at[axis], axis=axis)[box[a], box[b]],
+            None if over is None or true is not None else np.take(over, at[axis], axis=axis)[box[a], box[b]],
             spacing[b] / spacing[a],
             vmin,
             vmax,
             colours or LABELS,
         )
+        for outlined, colour in () if true is None else ((true, "yellow"), (over, "red")):
+            here = None if outlined is None else np.take(outlined, at[axis], axis=axis)[box[a], box[b]]
+            for value in () if here is None else np.unique(here[here > 0]):
+                ax.contour((here == value).T, [0.5], colors=colour, linewidths=1)
         ax.set_title(name, fontsize=9)
-    if labels:
+    if true is not None:
         handles = [
-            figure.axes[0].plot([], [], "s", color=(colours or LABELS)[(v - 1) % len(colours or LABELS)], label=k)[0]
-            for k, v in labels.items()
+            figure.axes[0].plot([], [], color=c, label=n)[0] for n, c in (("truth", "yellow"), ("prediction", "red"))
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    elif labels:
+        _legend(figure, labels, colours or LABELS)
     return _headed(figure, title, source)
 
 
@@ -271,6 +283,12 @@ def _draw(
     ax.set_yticks([])
 
 
+def _legend(figure: Figure, labels: Mapping[str, int], colours: Sequence[str]) -> None:
+    first = figure.axes[0]
+    handles = [first.plot([], [], "s", color=colours[(v - 1) % len(colours)], label=k)[0] for k, v in labels.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+
+
 def _headed(figure: Figure, title: str, source: str | None) -> Figure:
     said = remark(source)
     text = " · ".join(t for t in (title, said) if t)
@@ -281,6 +299,6 @@ def _headed(figure: Figure, title: str, source: str | None) -> Figure:
 
 def _card(title: str) -> Figure:
     figure = Figure(figsize=(6, 1.2), layout="constrained")
-    figure.text(0.5, 0.5, f"{title}\nnot shown: a real subject, whose pictures the data's terms do not let us publish\n"
+    figure.text(0.5, 0.5, f"{title}\nnot shown: a real subject (or a map simulated on one): the data's terms let no picture be published\n"
                 "(set SHOW_REAL_SUBJECTS = True to see it on your own machine)", ha="center", va="center", fontsize=9)  # fmt: skip
     return figure

@@ -2,7 +2,7 @@
 
 REMARKS = {
     "phantom": "phantom",
-    "simulated": "simulated QSM",
+    "simulated": "simulated QSM, real anatomy of the nuclei",
     "simulated phantom": "phantom, simulated QSM",
     "simulated real": "simulated QSM, real anatomy of the nuclei",
 }

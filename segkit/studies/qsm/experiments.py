@@ -11,29 +11,26 @@ Each cell ends with rows of a CSV in ``tables/``; what is there is not run again
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
-from nibabel import Nifti1Image
-from scipy.spatial.transform import Rotation
 
 from segkit import metrics, phantoms, training, volumes
 from segkit.studies import common
 from segkit.studies.qsm.layout import ALL, LABELS, RELEASED, file_names, find, label_values, split, start
+from segkit.studies.qsm.methods import patch_method, recipe_method, segmented
 from segkit.studies.qsm.networks import (
     OPTIMIZER,
-    load_training,
-    predict_patches,
+    run_name,
     to_labels,
     train,
 )
-from segkit.studies.qsm.recipe import FAR, NEAR, NUMBER, REGISTERED, Nuclei, on_cube, predict, train_recipe
-from segkit.studies.qsm.steps import downsample_all, load_cube, pad_all, read, reconstruct
+from segkit.studies.qsm.recipe import FAR, NEAR, NUMBER, REGISTERED, Nuclei, load, train_recipe
+from segkit.studies.qsm.steps import downsample_all, load_cube, pad_all, reconstruct
 from segkit.studies.qsm.tables import evaluate
-from segkit.studies.qsm.user import release, segment
+from segkit.studies.qsm.user import release
 
 BINARY = ("brain", "hippocampus", "caudate")
 CURVE = (1 / 4, 1 / 2, 1.0)  # shares of the training subjects
@@ -81,7 +78,8 @@ def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epoch
     else:
         used += (p.patch, p.batch_size, p.learning_rate, sorted(map(str, OPTIMIZER.items())))
     mark = common.mark(*used)
-    return f"{what}, {budget}, {len(subjects)} subjects, seed {run.seed}, settings {mark}"
+    kind = "simulated maps" if "simulated" in (run.source or "") else "subjects"
+    return f"{what}, {budget}, {len(subjects)} {kind}, seed {run.seed}, settings {mark}"
 
 
 def recipe_for(run: common.Run, what: str, *, network: str = "qsm_unet3d") -> str:
@@ -106,36 +104,15 @@ def sides(run: common.Run, *, train: int | None = None) -> dict[str, list[str]]:
     return split(list(find(run.data).index), train=train)
 
 
-def patch_method(model, run: common.Run, *, label: str, dim: int) -> Callable[[str], np.ndarray]:
-    """What :func:`evaluate` calls for one of the report's networks."""
-    patch = tuple(min(p, dim) for p in run.profile.patch)
-
-    def probabilities(subject: str) -> np.ndarray:
-        image = load_training(run, [subject], label=label, dim=dim)[subject][0]
-        return predict_patches(model, image, patch=patch, context=model.inputs[0].shape[-1] > 1)
-
-    return probabilities
-
-
-def recipe_method(nuclei: Nuclei, run: common.Run, *, dim: int) -> Callable[[str], np.ndarray]:
-    """What :func:`evaluate` calls for the recipe, subjects being registered: probabilities on its fine cube, or on one of ``dim``.
-
-    There the mask of each nucleus is voted down by the rule by which 02 made the masks (:func:`segkit.volumes.downsample`: a block that
-    is half nucleus or less is none), which makes nuclei some 8 % smaller at 2 mm; means of probabilities would not.
-    """
-    profile = run.profile
-
-    def probabilities(subject: str) -> np.ndarray:
-        qsm, brain, _ = load_cube(run.results, subject, profile.fine)
-        soft = on_cube(predict(nuclei, qsm, brain, registered=True), qsm)
-        if dim == profile.fine:
-            return soft
-        found, factor = soft.argmax(axis=-1), profile.fine // dim
-        whole = [volumes.like((found == value).astype(np.uint8), qsm) for value in LABELS.values()]
-        masks = np.stack([volumes.array(volumes.downsample(m, factor, kind="label")) for m in whole], axis=-1)
-        return np.concatenate([1 - masks.max(axis=-1, keepdims=True), masks], axis=-1).astype(np.float32)
-
-    return probabilities
+def own_recipe(run: common.Run) -> Nuclei | None:
+    """The recipe of this run with its atlas; None, and a line that says why, where :func:`best` has not ended or its files are gone."""
+    path = run.results / "runs" / RELEASED / "best.keras"
+    if rows(run, "best") is None:
+        return None
+    if not path.is_file():
+        print(f"{common.shown(path)} is not here: experiments best trains it; or USE_RELEASED = True")
+        return None
+    return load(path)
 
 
 def compare(run: common.Run, *, networks: Sequence[str] | None = None, verbose=2) -> pd.DataFrame:
@@ -289,58 +266,9 @@ def release_all(run: common.Run, *, maps: Path, verbose=2) -> pd.DataFrame:
     return common.add_rows(path, pd.DataFrame(), scores)
 
 
-def segmented(
-    nuclei: Nuclei, table: pd.DataFrame, *, values: Mapping[str, Sequence[int]], seed: int = 0
-) -> pd.DataFrame:
-    """What a user gets from a map of his own: each map turned, shifted and of other voxels, segmented and scored there.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Of :func:`segkit.studies.qsm.find`.
-    values : dict
-        Left and right value of each nucleus.
-
-    Returns
-    -------
-    DataFrame
-        A row a subject and nucleus: the columns of :func:`segkit.metrics.score`, and voxel, the map's voxel in mm.
-    """
-    rows = []
-    for k, subject in enumerate(table.index):
-        qsm, masks = read(table.loc[subject], values)
-        known = np.zeros(qsm.shape, np.uint8)
-        for name, value in LABELS.items():
-            known[volumes.array(masks[name]) > 0] = value
-        qsm, label_map = moved([qsm, volumes.like(known, qsm)], ["image", "label"], np.random.default_rng((seed, k)))
-        found = segment(qsm, model=nuclei)
-        spacing = volumes.spacing(qsm)
-        scores = metrics.score(volumes.array(label_map), volumes.array(found), spacing_mm=spacing, labels=LABELS)
-        said = " × ".join(f"{s:.2f}" for s in spacing)
-        rows += [{"subject": subject, "label": label, "voxel": said, **row} for label, row in scores.iterrows()]
-    return pd.DataFrame(rows)
-
-
-def moved(images: Sequence[Nifti1Image], kinds: Sequence[str], rng: np.random.Generator) -> list[Nifti1Image]:
-    """Images of one grid, in RAS+, as if taken with the head otherwise: turned by up to 10° about each axis, in voxels of .7 to 1.2 mm
-    and slices of .8 to 2 mm, their middle up to 20 mm off."""
-    first = images[0]
-    spacing = np.array([*[rng.uniform(0.7, 1.2)] * 2, rng.uniform(0.8, 2)])
-    turn = Rotation.from_euler("xyz", rng.uniform(-10, 10, 3), degrees=True).as_matrix()
-    shape = np.ceil(np.array(first.shape) * volumes.spacing(first) / spacing).astype(int)
-    middle = nib.affines.apply_affine(first.affine, (np.array(first.shape) - 1) / 2)
-    matrix = turn * spacing
-    grid = nib.Nifti1Image(
-        np.zeros(shape, np.uint8), nib.affines.from_matvec(matrix, middle - matrix @ ((shape - 1) / 2))
-    )
-    header = nib.affines.from_matvec(np.diag(spacing), rng.uniform(-20, 20, 3) - spacing * (shape - 1) / 2)
-    out = [volumes.resample(image, like=grid, kind=kind) for image, kind in zip(images, kinds, strict=True)]
-    return [nib.Nifti1Image(volumes.array(image), header) for image in out]
-
-
 def _cell(run: common.Run, network: str, label: str, dim: int, verbose, *, minutes: float | None = None):
     """Train one model and test it: facts of the run, scores, and the method that :func:`evaluate` called."""
-    profile, chosen, name = run.profile, sides(run), f"{network}_{label}_dim{dim}"
+    profile, chosen = run.profile, sides(run)
     minutes = profile.cell_minutes if minutes is None else minutes
     model, history = train(
         run,
@@ -348,11 +276,11 @@ def _cell(run: common.Run, network: str, label: str, dim: int, verbose, *, minut
         network=network,
         label=label,
         dim=dim,
-        name=name,
         minutes=minutes,
         epochs=profile.cell_epochs,
         verbose=verbose,
     )
+    name = run_name(network, label, dim, len(chosen["train"]), minutes=minutes, epochs=profile.cell_epochs)
     wanted = {"brain": 1} if label == "brain" else LABELS if label == ALL else {label: LABELS[label]}
     method = patch_method(model, run, label=label, dim=dim)
     scores = evaluate({name: method}, run.results, chosen["test"], dim=dim, labels=wanted)[list(KEPT)]

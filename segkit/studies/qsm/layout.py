@@ -26,7 +26,9 @@ SIMULATED = (
     "Simulated QSM, real anatomy of the nuclei (Harvard-Oxford Atlas 2.0 label maps placed in the MNI152 brain)."
 )
 PHANTOM = "Phantom: simulated QSM of solids placed in the MNI152 brain."
-_MODEL = re.compile(r"^(?P<label>[a-z]+)_mask_dim(?P<dim>\d+)_sub(?P<subjects>\d+)_e(?P<epochs>\d+)$")
+_MODEL = re.compile(
+    r"^(?P<label>[a-z]+)_mask_dim(?P<dim>\d+)_sub(?P<subjects>\d+)_e(?P<epochs>\d+)(?:_(?P<network>qsm_\w+))?$"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +127,11 @@ def note_of(run: common.Run) -> str:
     return {"simulated phantom": PHANTOM, "simulated": SIMULATED, "simulated real": SIMULATED}.get(run.source or "", "")
 
 
+def noted(run: common.Run, table: pd.DataFrame):
+    """``table`` as a notebook shows it, headed by :func:`note_of` the run."""
+    return table.style.format(precision=3, na_rep="–").set_caption(note_of(run))
+
+
 def find(folder: str | os.PathLike) -> pd.DataFrame:
     """Subjects of a folder in the report's layout.
 
@@ -179,27 +186,38 @@ def file_names(dim: int) -> dict[str, str]:
     }  # fmt: skip
 
 
-def model_name(label: str, dim: int, subjects: int, epochs: int) -> str:
-    """The report's name of a model: ``<label>_mask_dim<dim>_sub<training subjects>_e<epochs>``.
+def model_name(label: str, dim: int, subjects: int, epochs: int, network: str = NETWORKS[0]) -> str:
+    """The report's name of a model: ``<label>_mask_dim<dim>_sub<training subjects>_e<epochs>``, and another network than its U-Net.
 
     >>> model_name("hippocampus", 128, 28, 50)
     'hippocampus_mask_dim128_sub28_e50'
+    >>> model_name("hippocampus", 128, 28, 50, "qsm_resunet3d")
+    'hippocampus_mask_dim128_sub28_e50_qsm_resunet3d'
     """
     if label not in (*MASKS, ALL):
         raise ValueError(f"no mask is called {label!r}; choose one of {', '.join((*MASKS, ALL))}")
-    return f"{label}_mask_dim{dim}_sub{subjects}_e{epochs}"
+    return f"{label}_mask_dim{dim}_sub{subjects}_e{epochs}" + (f"_{network}" if network != NETWORKS[0] else "")
 
 
 def parse_model_name(name: str) -> dict:
-    """label, dim, subjects and epochs out of :func:`model_name`; ValueError for another name."""
+    """label, dim, subjects, epochs and network out of :func:`model_name`; ValueError for another name."""
     match = _MODEL.match(name)
     if match is None:
         raise ValueError(f"{name!r} is not a model's name; expected <label>_mask_dim<dim>_sub<subjects>_e<epochs>")
-    return {"label": match["label"]} | {k: int(match[k]) for k in ("dim", "subjects", "epochs")}
+    numbers = {k: int(match[k]) for k in ("dim", "subjects", "epochs")}
+    return {"label": match["label"], **numbers, "network": match["network"] or NETWORKS[0]}
 
 
-def find_model(folder: Path, *, label: str, dim: int, subjects: int | None = None, epochs: int | None = None) -> Path:
-    """The model of a mask and dimension in ``saved_models``; of several the one with most subjects, then epochs, unless these are given.
+def find_model(
+    folder: Path,
+    *,
+    label: str,
+    dim: int,
+    subjects: int | None = None,
+    epochs: int | None = None,
+    network: str = NETWORKS[0],
+) -> Path:
+    """The model of a mask, dimension and network in ``saved_models``; of several that of most subjects, then epochs, unless given.
 
     Raises
     ------
@@ -212,14 +230,14 @@ def find_model(folder: Path, *, label: str, dim: int, subjects: int | None = Non
             found[path] = parse_model_name(path.stem)
         except ValueError:
             continue
-    wanted = {"label": label, "dim": dim, "subjects": subjects, "epochs": epochs}
+    wanted = {"label": label, "dim": dim, "subjects": subjects, "epochs": epochs, "network": network}
     wanted = {k: v for k, v in wanted.items() if v is not None}
     fitting = [p for p, facts in found.items() if all(facts[k] == v for k, v in wanted.items())]
     if not fitting:
         there = ", ".join(p.stem for p in found) or "none"
         asked = ", ".join(f"{k} {v}" for k, v in wanted.items())
         raise FileNotFoundError(
-            f"no model of {asked} in {common.shown(folder)} (there: {there}); run 03_training with LABEL={label!r}"
+            f"no model of {asked} in {common.shown(folder)} (there: {there}); run 03_training with these"
         )
     return max(fitting, key=lambda p: (found[p]["subjects"], found[p]["epochs"]))
 

@@ -9,7 +9,17 @@ from nibabel import Nifti1Image
 
 from segkit import postprocessing, volumes
 from segkit.studies import common
-from segkit.studies.qsm.layout import ALL, LABELS, MASKS, RELEASED, Profile, model_name
+from segkit.studies.qsm.layout import (
+    ALL,
+    LABELS,
+    MASKS,
+    NETWORKS,
+    RELEASED,
+    Profile,
+    file_names,
+    model_name,
+    parse_model_name,
+)
 from segkit.studies.qsm.steps import centre_box, load_cube, normalise
 
 # the report's optimiser (section 4.2), at 3e-4; its Keras had no weight decay in Adam, so AdamW takes it
@@ -63,16 +73,33 @@ def load_training(
 
 def background(results: Path, subject: str, dim: int) -> Nifti1Image:
     """The map with background of a working cube."""
-    from segkit.studies.qsm.layout import file_names
-
     return volumes.load(common.need(results / "padded" / subject / file_names(dim)["w_bg"], "02_downsampling"))
+
+
+def run_name(
+    network: str,
+    label: str,
+    dim: int,
+    subjects: int,
+    *,
+    minutes: float | None = None,
+    epochs: int | None = None,
+    augmented: bool = False,
+) -> str:
+    """Folder in ``runs`` of a training: all that 03_training lets a user change, so that one does not run into another.
+
+    >>> run_name("qsm_unet3d", "nuclei", 128, 28, minutes=25)
+    'qsm_unet3d_nuclei_dim128_sub28_25min'
+    """
+    budget = ([f"e{epochs}"] if epochs else []) + ([f"{minutes:g}min"] if minutes else [])
+    return "_".join([network, label, f"dim{dim}", f"sub{subjects}", *budget, *(["augmented"] if augmented else [])])
 
 
 def train(
     run: common.Run,
     subjects: dict[str, list[str]],
     *,
-    network: str = "qsm_unet3d",
+    network: str = NETWORKS[0],
     label: str = ALL,
     dim: int | None = None,
     name: str | None = None,
@@ -99,6 +126,8 @@ def train(
         "brain", a nucleus, or "nuclei" for all five at once.
     dim : int, optional
         Voxels a side of the cube; default the profile's.
+    name : str, optional
+        Of the run folder; default :func:`run_name`.
     loss : str
         Of :func:`segkit.losses.get`, such as "dice" (soft Dice).
     augmented : bool
@@ -119,16 +148,19 @@ def train(
     classes = len(LABELS) + 1 if label == ALL else 1
     model = build(network, profile, classes=classes, **settings)
     patch = tuple(min(p, dim) for p in profile.patch)
-    common_settings = {
+    own = {
         "patch": patch, "classes": classes, "batch_size": profile.batch_size, "seed": seed, "context": network == "qsm_double_branch",
     }  # fmt: skip
-    sides = {}
+    sets = {}
     for side, steps in (("train", profile.steps), ("selection", max(4, 2 * len(subjects["selection"])))):
         known = load_training(run, subjects[side], label=label, dim=dim)
         moves = augment.volumes(**AUGMENTATION) if augmented and side == "train" else None
-        sides[side] = data.Patches(known, foreground=2 / 3, steps=steps, augment=moves, **common_settings)
+        sets[side] = data.Patches(known, foreground=2 / 3, steps=steps, augment=moves, **own)
+    name = name or run_name(
+        network, label, dim, len(subjects["train"]), minutes=minutes, epochs=epochs, augmented=augmented
+    )
     history = training.fit(
-        model, sides["train"], sides["selection"], run=run.results / "runs" / (name or f"{network}_{label}_dim{dim}"),
+        model, sets["train"], sets["selection"], run=run.results / "runs" / name,
         loss=losses.get(loss), metrics=(losses.soft_dice,), epochs=epochs, minutes=minutes, optimizer=OPTIMIZER,
         learning_rate=profile.learning_rate, seed=seed, bfloat16=True, verbose=verbose,
         settings={"network": network, "label": label, "dim": dim, **settings},
@@ -148,12 +180,14 @@ def predict_patches(
     """Probabilities (x, y, z, classes) of a cube prepared as in :func:`load_training`, from patches.
 
     ``overlap`` by half a patch and blended, or side by side as in the report. Overlapping ones are cut from the box of what is not 0, which
-    is half of a padded cube; beyond it all is background.
+    is half of a padded cube; beyond it all is background. With ``context`` from the whole cube, whose rim is what training saw there.
     """
     from segkit import inference
 
     image = np.asarray(image, np.float32)
-    box = centre_box(image, np.maximum(volumes.bounding_box(image)[1], patch)) if overlap and image.any() else ...
+    box: tuple[slice, ...] = (...,)
+    if overlap and not context and image.any():
+        box = centre_box(image, np.maximum(volumes.bounding_box(image)[1], patch))
     found = inference.predict(
         model, nib.Nifti1Image(image[box], np.eye(4)), output="probabilities", patch=patch,
         step=None if overlap else tuple(patch), window=window if overlap else "mean", context=context, batch_size=2,
@@ -190,21 +224,30 @@ def drop_fragments(label_map: np.ndarray, *, share: float = 0.2) -> np.ndarray:
     return out
 
 
-def save_model(run: common.Run, model, *, label: str, dim: int, subjects: int, epochs: int) -> Path:
-    """Write a trained model as ``saved_models/<label>_mask_dim…_sub…_e….keras`` of the run's results."""
+def save_model(
+    run: common.Run, model, *, label: str, dim: int, subjects: int, epochs: int, network: str = NETWORKS[0]
+) -> Path:
+    """Write a trained model to ``saved_models`` of the run's results under :func:`segkit.studies.qsm.model_name`."""
     from segkit import models
 
-    return models.save(model, run.results / "saved_models" / f"{model_name(label, dim, subjects, epochs)}.keras")
+    return models.save(
+        model, run.results / "saved_models" / f"{model_name(label, dim, subjects, epochs, network)}.keras"
+    )
 
 
 def load_model_for(path: Path, *, label: str, dim: int):
-    """A saved model of :func:`save_model`; ValueError when its name says another label or dimension than asked for."""
+    """A saved model of :func:`save_model`; ValueError when its name or its output is of another label or dimension than asked for."""
     from segkit import models
-    from segkit.studies.qsm.layout import parse_model_name
 
     facts = parse_model_name(Path(path).stem)
     if (facts["label"], facts["dim"]) != (label, dim):
         raise ValueError(
             f"{path}: is a model of {facts['label']} at dimension {facts['dim']}, {label} at {dim} is asked for; choose another file"
         )
-    return models.load(common.need(Path(path), "03_training"))
+    model = models.load(common.need(Path(path), "03_training"))
+    wanted = len(LABELS) + 1 if label == ALL else 1
+    if model.output_shape[-1] != wanted:
+        raise ValueError(
+            f"{path}: gives {model.output_shape[-1]} classes where {label} needs {wanted}; choose another file"
+        )
+    return model

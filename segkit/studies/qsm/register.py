@@ -1,7 +1,7 @@
 """00 registration: a native map to the atlas, with ANTs where it is installed, or with a transform that is at hand."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -47,17 +47,17 @@ def with_transform(image: Nifti1Image, to_atlas: np.ndarray, atlas: Nifti1Image,
 def with_ants(
     moving: Nifti1Image, atlas: Nifti1Image, carried: dict[str, Nifti1Image], *, kind: str = "syn", seed: int = 0
 ) -> tuple[Nifti1Image, dict[str, Nifti1Image]]:
-    """Register ``moving`` to ``atlas`` with ANTs, and carry label maps along with nearest neighbours.
+    """Register ``moving`` to ``atlas`` with ANTs, and carry other images along: whole numbers (labels) with nearest neighbours.
 
     Parameters
     ----------
     carried : dict
-        Name to label map on the grid of ``moving``.
+        Name to image on the grid of ``moving``.
     kind : {"rigid", "affine", "syn"}
 
     Returns
     -------
-    registered map, dict of carried label maps (uint8), on the atlas's grid
+    registered map, dict of carried images (of the type that they had), on the atlas's grid
 
     Raises
     ------
@@ -86,14 +86,55 @@ def with_ants(
             fixed, move, type_of_transform=KINDS[kind], random_seed=seed, outprefix=f"{folder}/map"
         )
 
-        def carry(image, how):
-            return ants.apply_transforms(fixed, image, done["fwdtransforms"], interpolator=how).numpy()
+        def carry(image):
+            of = image.get_data_dtype()
+            how = "linear" if is_measured(image) else "nearestNeighbor"
+            out = ants.apply_transforms(fixed, given(image), done["fwdtransforms"], interpolator=how).numpy()
+            return volumes.like((out if is_measured(image) else np.round(out)).astype(of), atlas)
 
-        labels = {
-            name: volumes.like(np.round(carry(given(image), "nearestNeighbor")).astype(np.uint8), atlas)
-            for name, image in carried.items()
+        return carry(moving), {name: carry(image) for name, image in carried.items()}
+
+
+def is_measured(image: Nifti1Image) -> bool:
+    """Whether an image holds measured values, which may be blended, rather than labels, which may not."""
+    return image.get_data_dtype().kind == "f"
+
+
+def register(
+    home: Path, atlas: Mapping[str, Nifti1Image], out: Path, *, kind: str = "syn", seed: int = 0
+) -> dict[str, Nifti1Image]:
+    """One subject of ``native`` in the atlas's space, as :func:`segkit.studies.qsm.find` reads it: its map still in ppm.
+
+    With ANTs, where it is installed, driven by the normalised map (:func:`prepare`); without by ``<home>/native_to_atlas.txt``.
+
+    Parameters
+    ----------
+    home : folder
+        Holds ``QSM_w_bg_native.nii.gz``, ``QSM_brain_mask_native.nii.gz`` and, where there are labels, ``labels_native.nii.gz``.
+    atlas : dict
+        QSM and QSM_brain_mask.
+    out : folder
+        ``QSM_w_bg.nii.gz``, … are written there.
+
+    Returns
+    -------
+    dict
+        What was written, by name.
+    """
+    files = {part: home / f"{part}_native.nii.gz" for part in ("QSM_w_bg", "QSM_brain_mask", "labels")}
+    native = {part: volumes.load(path) for part, path in files.items() if part != "labels" or path.is_file()}
+    if has_ants():
+        ready = prepare(native["QSM_w_bg"], native["QSM_brain_mask"], atlas["QSM"], atlas["QSM_brain_mask"])
+        carried = with_ants(ready, atlas["QSM"], native, kind=kind, seed=seed)[1]
+    else:
+        matrix = read_transform(home / "native_to_atlas.txt")
+        carried = {
+            part: with_transform(image, matrix, atlas["QSM"], kind="image" if is_measured(image) else "label")
+            for part, image in native.items()
         }
-        return volumes.like(carry(move, "linear").astype(np.float32), atlas), labels
+    for part, image in carried.items():
+        volumes.save(image, out / f"{part}.nii.gz")
+    return carried
 
 
 def overlap(

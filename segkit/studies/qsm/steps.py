@@ -91,8 +91,7 @@ def downsample_all(subjects: Sequence[str], results: Path, *, dims: Sequence[int
     Returns
     -------
     DataFrame
-        A row a subject and dimension: voxel size in mm, and each nucleus's ceiling: the Dice with itself of the mask brought back to
-        the padded grid, which no network on this grid can pass.
+        A row a subject and dimension: voxel size in mm, and each nucleus's volume in ml.
     """
     rows = Parallel(n_jobs=jobs if dims[0] < BIG else 1)(
         delayed(_downsample_one)(s, results, tuple(dims)) for s in tqdm(subjects, desc="downsampling")
@@ -114,16 +113,8 @@ def _downsample_one(subject: str, results: Path, dims: tuple[int, ...]) -> list[
                 volumes.save(small, folder / file_names(dim)[name])
             row["mm"] = round(volumes.spacing(small)[0], 3)
             if name in LABELS:
-                back, truth = _enlarged(volumes.array(small), dims[0] // dim), volumes.array(cube)
-                row[f"{name}_ceiling"] = float(2 * (back & truth).sum() / (back.sum() + truth.sum()))
+                row[f"{name}_ml"] = round(float(volumes.array(small).sum() * np.prod(volumes.spacing(small))) / 1000, 3)
     return list(rows.values())
-
-
-def _enlarged(array: np.ndarray, factor: int) -> np.ndarray:
-    """Each voxel as a block of ``factor`` voxels a side."""
-    for axis in range(3):
-        array = array.repeat(factor, axis)
-    return array
 
 
 def reconstruct(label_map: Nifti1Image, original: Nifti1Image) -> Nifti1Image:
