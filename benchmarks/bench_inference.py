@@ -10,6 +10,7 @@ Time: the report's U-Net (5.6 M) on 256³ in both frameworks (MONAI's BasicUNet 
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -61,8 +62,9 @@ def child(what: str, side: int, classes: int) -> None:
 def run_ours(what: str, side: int, classes: int) -> dict:
     """:func:`child` in a process of its own."""
     done = subprocess.run(
-        [sys.executable, __file__, "--child", what, str(side), str(classes)], capture_output=True, text=True
-    )
+        [sys.executable, __file__, "--child", what, str(side), str(classes)], capture_output=True, text=True,
+        env=os.environ | {"TF_NUM_INTRAOP_THREADS": "2"},
+    )  # fmt: skip
     if done.returncode:
         raise SystemExit(done.stderr[-3000:])
     return json.loads(done.stdout.strip().splitlines()[-1])

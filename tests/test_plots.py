@@ -50,6 +50,24 @@ def test_overlays_lie_on_their_images(rng):
     assert [ax.get_aspect() for ax in figure.axes] == [0.5, 1.0, 2.0]  # z / y, z / x, y / x
 
 
+def test_truth_and_prediction_are_outlined_through_the_larger_part_of_the_truth(rng):
+    truth, found = np.zeros((8, 9, 10), "u1"), np.zeros((8, 9, 10), "u1")
+    truth[1:4, 2:5, 3:7] = found[2:4, 2:5, 3:7] = 1
+    truth[6, 6, 6] = 1
+    figure = plots.three_planes(
+        image(rng), nib.Nifti1Image(found, np.eye(4)), truth=nib.Nifti1Image(truth, np.eye(4)), source="phantom"
+    )
+    for ax in figure.axes:
+        assert len(ax.images) == 1  # outlines, nothing laid over
+        assert [c.get_edgecolor()[0].tolist() for c in ax.collections] == [
+            [1, 1, 0, 1],
+            [1, 0, 0, 1],
+        ]  # yellow truth, red prediction
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["truth", "prediction"]
+    named = plots.panels({"a": truth[2]}, masks={"a": truth[2]}, labels={"one": 1}, source="phantom")
+    assert [t.get_text() for t in named.legends[0].get_texts()] == ["one"]
+
+
 def test_saving_makes_a_png_or_nothing(tmp_path, rng):
     path = plots.save(plots.three_planes(image(rng)), tmp_path / "a.png")
     assert path.read_bytes().startswith(b"\x89PNG")

@@ -255,7 +255,8 @@ def rows_or_why(run: Run, what: str, recipe: str, *, arguments: str = "--data DI
     """
     path = run.results / "tables" / f"{what}.csv"
     if not path.is_file():
-        print(f"{what}: python -m segkit.studies.{run.study}.experiments {what} {arguments}")
+        only = "" if run.profile.name == "full" else "hours of work, of the full profile: "
+        print(f"{what}: {only}python -m segkit.studies.{run.study}.experiments {what} {arguments}")
         return None
     try:
         return read_rows(path, recipe)

@@ -304,6 +304,7 @@ def main() -> None:
     """Command line."""
     parser = common.command_line("QSM", WHAT)
     parser.add_argument("--epochs", type=int, help="of each network, instead of the profile's minutes (on a GPU: 50)")
+    parser.add_argument("--minutes", type=float, help="of the recipe (best, release), instead of the profile's")
     parser.add_argument("--batch-size", type=int, help="of patches (the report: 4)")
     options = parser.parse_args()
     run = start(options.profile, data=options.data, results=options.results)
@@ -311,6 +312,8 @@ def main() -> None:
     if options.epochs:
         changed |= {"epochs": options.epochs, "minutes": None, "cell_epochs": options.epochs}
         changed |= {"cell_minutes": None, "brain_minutes": None}
+    if options.minutes:
+        changed["minutes"] = options.minutes
     if options.batch_size:
         changed["batch_size"] = options.batch_size
     run = dataclasses.replace(run, profile=dataclasses.replace(run.profile, **changed))
