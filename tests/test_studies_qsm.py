@@ -160,6 +160,8 @@ def test_landmarks_agree_between_files(done):
     assert list(centres.index) == ["original", "dim64", "dim64, rebuilt", "dim32", "dim32, rebuilt"]
     assert centres.loc["original"].equals(centres.loc["dim64"])
     assert centres.loc["original"].equals(centres.loc["dim64, rebuilt"])
+    brain = np.array([[float(x) for x in text.split(",")] for text in centres["brain"]])
+    assert np.linalg.norm(brain - brain[0], axis=1).max() < 1  # mm, in voxels of 4 and 8
 
 
 def test_a_volume_larger_than_the_cube_and_other_broken_subjects(done, tmp_path):

@@ -316,11 +316,15 @@ def seams(probabilities: np.ndarray, patch: Sequence[int]) -> float:
 
 
 def landmarks(table: pd.DataFrame, results: Path, subject: str, *, dims: Sequence[int], values) -> pd.DataFrame:
-    """Centre of mass in mm of each nucleus in the original, each cube, and the finest label map brought back to the original."""
+    """Centre of mass in mm of the brain and each nucleus in the original, in each cube, and in each cube's brought back to the original.
+
+    Halving takes the thin ends of small nuclei, which moves their centres a little; the brain's stays.
+    """
     qsm, masks = read(table.loc[subject], values)
-    rows = [{"file": "original", **_centres({n: m for n, m in masks.items() if n in LABELS})}]
+    rows = [{"file": "original", **_centres(masks)}]
     for dim in dims:
-        cubes = {n: volumes.load(results / "padded" / subject / file_names(dim)[n]) for n in LABELS}
+        names = file_names(dim) | {"brain": file_names(dim)["brain_mask"]}
+        cubes = {n: volumes.load(results / "padded" / subject / names[n]) for n in masks}
         rows.append({"file": f"dim{dim}", **_centres(cubes)})
         back = {n: reconstruct(cube, qsm) for n, cube in cubes.items()}
         rows.append({"file": f"dim{dim}, rebuilt", **_centres(back)})
