@@ -111,6 +111,9 @@ def main() -> None:
     if options.profile == "full" and not options.data and needs_data(options.study):
         parser.error("PROFILE=full needs DATA=<folder with the real data>")
 
+    if options.only and options.study == "all":
+        parser.error("--only goes with one study")
+
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     results = "results_dir/demo" if options.demo else options.results

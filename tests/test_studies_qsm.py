@@ -228,7 +228,7 @@ def test_preparing_a_map_for_registration(done):
     assert not ready[~inside].any()
 
 
-def test_registration_by_transform_raises_the_overlap(done, tmp_path):
+def test_registration_by_transform_raises_the_overlap(done, tmp_path, monkeypatch):
     native, values = done.data / "native" / "sub-001", qsm.label_values(done.data)
     atlas_labels = volumes.load(done.data / "sub-001" / "labels.nii.gz")
     moving = volumes.load(native / "labels_native.nii.gz")
@@ -240,16 +240,24 @@ def test_registration_by_transform_raises_the_overlap(done, tmp_path):
     assert table["after"].mean() > table["before"].mean() + 0.1
     atlas = {"QSM": volumes.load(done.data / "atlas" / "QSM_atlas.nii.gz")}
     atlas["QSM_brain_mask"] = volumes.load(done.data / "atlas" / "QSM_brain_mask_atlas.nii.gz")
-    if not register.has_ants():
-        written = register.register(native, atlas, tmp_path / "registered" / "sub-001")
-        row = qsm.find(tmp_path / "registered").loc["sub-001"]  # what 01_padding reads
-        image, masks = qsm.read(row, values)
-        assert set(masks) == {"brain", *qsm.LABELS}
-        chi, original = (
-            volumes.array(written["QSM_w_bg"]),
-            volumes.array(volumes.load(native / "QSM_w_bg_native.nii.gz")),
+    monkeypatch.setattr(register, "has_ants", lambda: False)
+    floats = tmp_path / "native" / "sub-001"  # masks and labels stored as float are not blended either
+    for path in native.glob("*_native.nii.gz"):
+        image = volumes.load(path)
+        volumes.save(volumes.like(volumes.array(image, np.float32), image), floats / path.name)
+    (floats / "native_to_atlas.txt").write_text((native / "native_to_atlas.txt").read_text())
+    for home in (native, floats):
+        written = register.register(home, atlas, tmp_path / home.parent.parent.name / "sub-001")
+        row = qsm.find(tmp_path / home.parent.parent.name).loc["sub-001"]  # what 01_padding reads
+        assert set(qsm.read(row, values)[1]) == {"brain", *qsm.LABELS}
+        original = volumes.load(home / "QSM_w_bg_native.nii.gz")  # carried over in ppm
+        plain = register.with_transform(
+            original, register.read_transform(home / "native_to_atlas.txt"), atlas["QSM"], kind="image"
         )
-        assert chi.std() == pytest.approx(original.std(), rel=0.5)  # ppm still, not the atlas's values
+        np.testing.assert_allclose(volumes.array(written["QSM_w_bg"]), volumes.array(plain), atol=1e-6)
+    assert (
+        qsm.start("smoke", data=tmp_path, results=tmp_path / "r").profile == done.profile
+    )  # native alone: 00 can begin
     (tmp_path / "t.txt").write_text("1 2 3\n")
     with pytest.raises(ValueError, match="4 × 4 matrix is expected"):
         register.read_transform(tmp_path / "t.txt")

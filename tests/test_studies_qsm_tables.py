@@ -56,6 +56,7 @@ def test_experiments_resume_and_hold_what_they_promise(done, monkeypatch):
         "binary": qsm.experiments.binary(done, labels=("brain",), verbose=0),
     }  # fmt: skip
     assert set(first["binary"]["label"]) == {"brain"}
+    assert set(first["best"]["method"]) == {qsm.RELEASED, "atlas"}
     assert qsm.experiments.own_recipe(done) is not None
     assert list(first["compare"]["network"].unique()) == list(done.profile.compared)
     assert list(first["resolution"]["dim"].unique()) == list(done.profile.dims)
@@ -71,6 +72,8 @@ def test_experiments_resume_and_hold_what_they_promise(done, monkeypatch):
         "compare": qsm.experiments.compare(done),
         "curve": qsm.experiments.learning_curve(done),
         "best": qsm.experiments.best(done),
+        "resolution": qsm.experiments.resolution(done),
+        "binary": qsm.experiments.binary(done, labels=("brain",)),
     }
     for name, table in again.items():
         np.testing.assert_allclose(table["dice"], first[name]["dice"], atol=1e-5)
@@ -203,10 +206,10 @@ def test_claims_are_told_with_care():
         {"method": m, "subject": f"s{s}", "label": label, "dice": d}
         for m, d in (("a", 0.8), ("b", 0.7), ("c", 0.9)) for s in range(8) for label in qsm.LABELS
     ]  # fmt: skip
-    table = pd.DataFrame(rows).assign(truth_ml=8.0)
-    told = qsm.claims(table, source="simulated real", best="c", unet="a", resunet="b", brain_ml=1000).set_index(
-        "section"
-    )
+    table = pd.DataFrame(rows).assign(dim=128)
+    told = qsm.claims(
+        table, source="simulated real", best="c", unet="a", resunet="b", shares=pd.Series([0.007, 0.009])
+    ).set_index("section")
     assert told.loc["above Figure 6", "verdict"] == "holds"
     assert "here 0.80 %" in told.loc["above Figure 6", "evidence"]
     below = told.loc["below Table 3"].set_index("claim")["verdict"]
@@ -221,9 +224,9 @@ def test_claims_are_told_with_care():
     told = qsm.claims(table, source="simulated real", best="c", unet="a", resunet="b").set_index("section")
     assert told.loc["section 5.3", "verdict"] == "holds"
     assert told.loc["Table 1", "verdict"] == "does not hold"
-    phantom = qsm.claims(pd.DataFrame(rows), source="simulated phantom", best="c", unet="a", resunet="b").set_index(
-        "section"
-    )
+    small = qsm.claims(table.assign(dim=64), source="real", best="c", unet="a", resunet="b").set_index("claim")
+    assert small.loc["U-Net does better than ResUNet on the hippocampus at 128³", "evidence"] == "not run here at 128³"
+    phantom = qsm.claims(table, source="simulated phantom", best="c", unet="a", resunet="b").set_index("section")
     assert phantom.loc["section 5.3", "verdict"] == "cannot be told here"
 
 

@@ -76,7 +76,7 @@ def three_planes(
     """Sagittal, coronal and axial slice through voxel ``at`` (of the RAS+ image; default the mask's centre), in true proportion.
 
     ``window`` holds the values of black and white; ``colours`` those of mask values 1, 2, … (default :data:`LABELS`). With ``truth``
-    both are outlined, truth yellow and mask red, at the centre of the truth's largest part.
+    both are outlined, truth yellow and mask red, at the centre of the truth's largest part; ``labels`` and ``colours`` are not used then.
     """
     if hidden(source):
         return _card(title or "three planes")

@@ -45,5 +45,9 @@ def test_ants_brings_the_nuclei_onto_the_atlas_without_blending(pair, kind):
     table = register.overlap(native_labels, carried["labels"], atlas_labels, {"first": (2,), "second": (3,)})
     assert (table["before"] < 0.7).all()
     assert (table["after"] > 0.85).all()
+    again = register.with_ants(native, atlas, {register.MAP: native}, kind=kind)[1][
+        register.MAP
+    ]  # a map is blended, in its own values
+    assert len(np.unique(volumes.array(again))) > 100
     error = np.abs(volumes.array(moved) - volumes.array(atlas)).mean()
     assert error < 0.5 * np.abs(volumes.array(native) - volumes.array(atlas)).mean()

@@ -16,20 +16,20 @@ def claims(
     unet: str | None = None,
     resunet: str | None = None,
     grids: pd.DataFrame | None = None,
-    brain_ml: float | None = None,
+    shares: pd.Series | None = None,
 ) -> pd.DataFrame:
     """The report's sentences of result: section, claim, verdict, evidence.
 
     Parameters
     ----------
     scores : DataFrame
-        Of :func:`evaluate`, of several methods.
+        Of :func:`evaluate`, of several methods; what is said of 128³ is told from rows of that dim alone.
     best, unet, resunet : str
         Methods: our best, and the report's two networks at an equal budget (None: not compared).
     grids : DataFrame, optional
         Of :func:`segkit.studies.qsm.experiments.resolution`.
-    brain_ml : float, optional
-        Mean volume of the brain masks.
+    shares : Series, optional
+        Of each subject the putamen's share of the brain, on its own grid.
     """
     mean, real = summary(scores)["mean"], source != "simulated phantom"
     rows = [
@@ -42,13 +42,13 @@ def claims(
          "Tables 1 and 3 count 100, of whom 56 train, 24 select and 20 test"),
         ("below Table 3", "ResUNet converges faster", UNKNOWN, "no curve of both is shown; at equal minutes it takes fewer steps"),
     ]  # fmt: skip
-    if brain_ml:
-        share = scores[scores["label"] == "putamen"].groupby("subject")["truth_ml"].first().mean() / brain_ml
+    if shares is not None:
+        share = shares.mean()
         rows.append(("above Figure 6", "the putamen is .5 to 1.0 % of the brain", "holds" if real and 0.005 <= share <= 0.01 else UNKNOWN,
                      f"here {100 * share:.2f} %, both sides"))  # fmt: skip
     nets = None if unet is None or resunet is None else scores[scores["method"].isin([unet, resunet])]
     for section, claim, label, says in (
-        ("section 5.3", "ResUNet has no better Dice than U-Net at four times the parameters", None, "no lower"),
+        ("section 5.3", "ResUNet has no better Dice than U-Net at four times the parameters", None, "higher"),
         ("below Table 3", "U-Net does better than ResUNet on the hippocampus at 128³", "hippocampus", "higher"),
         ("below Table 3", "U-Net and ResUNet are almost alike on the caudate at 128³", "caudate", "alike"),
     ):
@@ -56,6 +56,9 @@ def claims(
             rows.append((section, claim, UNKNOWN, "not run here: experiments compare"))
             continue
         chosen = nets if label is None else nets[nets["label"] == label]
+        if label is not None and set(nets["dim"]) != {128}:
+            rows.append((section, claim, UNKNOWN, "not run here at 128³"))
+            continue
         rows.append((section, claim, *_verdict(chosen, "method", unet, resunet, ("U-Net", "ResUNet"), says, real)))
     claim = "at 256³ the caudate's Dice falls to .64 from .76 at 128³"
     if grids is None or not {256, 128} <= set(grids["dim"]):
@@ -70,7 +73,7 @@ def claims(
 
 
 def _verdict(scores: pd.DataFrame, by: str, a, b, names: tuple[str, str], says: str, real: bool) -> tuple[str, str]:
-    """Is ``a`` "higher" than ``b``, "no lower", or "alike" (within :data:`ALIKE`)? Verdict and evidence, equal minutes."""
+    """Is ``a`` "higher" than ``b``, beyond chance, or "alike" (within :data:`ALIKE`)? Verdict and evidence, equal minutes."""
     test = pairs(scores[scores[by].isin([a, b])], by=by).iloc[0]
     mean = summary(scores, by=(by,)).xs("mean", level="label")
     gap, clear = mean.loc[a, "mean"] - mean.loc[b, "mean"], test["p"] <= 0.05

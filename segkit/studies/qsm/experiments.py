@@ -29,7 +29,7 @@ from segkit.studies.qsm.networks import (
 )
 from segkit.studies.qsm.recipe import FAR, NEAR, NUMBER, REGISTERED, Nuclei, load, train_recipe
 from segkit.studies.qsm.steps import downsample_all, load_cube, pad_all, reconstruct
-from segkit.studies.qsm.tables import evaluate
+from segkit.studies.qsm.tables import atlas_vote, evaluate
 from segkit.studies.qsm.user import release
 
 BINARY = ("brain", "hippocampus", "caudate")
@@ -61,7 +61,7 @@ def _is_current(folder: Path, row: pd.Series, dims: Sequence[int]) -> bool:
 
 def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epochs: int | None = None) -> str:
     """What a row was made with; the last word changes with what the profile sets for it, how the maps were made, and the subjects."""
-    budget = f"{minutes:g} minutes" if minutes else f"{epochs} epochs"
+    budget = ", ".join(([f"{minutes:g} minutes"] if minutes else []) + ([f"{epochs} epochs"] if epochs else []))
     p, subjects, made = run.profile, list(find(run.data).index), run.data / phantoms.MARK
     used = (p.dims, p.dim, p.filters, p.steps, made.read_text() if made.is_file() else "", subjects)
     if what.startswith(RELEASED):
@@ -89,7 +89,7 @@ def recipe_for(run: common.Run, what: str, *, network: str = "qsm_unet3d") -> st
     said: dict[str, tuple[str, dict]] = {
         "compare": ("five labels", cell), "binary": (network, cell | {"minutes": p.brain_minutes or p.cell_minutes}),
         "resolution": (f"{network}, five labels", cell), "curve": (RELEASED, cell), "best": (RELEASED, whole),
-        "release": (f"{RELEASED}, varied", whole),
+        "release": (f"{RELEASED}, varied", whole | {"minutes": p.release_minutes or p.minutes}),
     }  # fmt: skip
     return recipe_of(run, said[what][0], **said[what][1])
 
@@ -200,18 +200,19 @@ def learning_curve(run: common.Run, *, verbose=2) -> pd.DataFrame:
 
 
 def best(run: common.Run, *, verbose=2) -> pd.DataFrame:
-    """The recipe for the profile's minutes: ``tables/best.csv``, every column of :func:`evaluate`."""
-    profile = run.profile
+    """The recipe for the profile's minutes, beside the atlas alone: ``tables/best.csv``, every column of :func:`evaluate`."""
+    dim, chosen = run.profile.dim, sides(run)
     recipe = recipe_for(run, "best")
     path = run.results / "tables" / "best.csv"
     done = common.read_rows(path, recipe)
     if not len(done):
-        chosen = sides(run)
         model, history = train_recipe(run, chosen, verbose=verbose)
-        scores = evaluate(
-            {RELEASED: recipe_method(model, run, dim=profile.dim)}, run.results, chosen["test"], dim=profile.dim
-        )
+        scores = evaluate({RELEASED: recipe_method(model, run, dim=dim)}, run.results, chosen["test"], dim=dim)
         done = common.add_rows(path, done, scores.assign(**_spent(run, RELEASED, history), recipe=recipe))
+    if not (done["method"] == "atlas").any():
+        votes = atlas_vote(run.results, chosen["train"], dim=dim)
+        scores = evaluate({"atlas": lambda subject: votes}, run.results, chosen["test"], dim=dim)
+        done = common.add_rows(path, done, scores.assign(recipe=recipe))
     return done
 
 
@@ -251,8 +252,9 @@ def release_all(run: common.Run, *, maps: Path, verbose=2) -> pd.DataFrame:
     prepare(varied)
     chosen = {"train": [s for s in sources if s not in test], "selection": []}
     name = f"released_{RELEASED}"
+    places, minutes = [varied.results, run.results], profile.release_minutes or profile.minutes
     model, history = train_recipe(
-        run, chosen, name=name, results=[varied.results, run.results], wide=True, verbose=verbose
+        run, chosen, name=name, results=places, wide=True, minutes=minutes, epochs=profile.epochs, verbose=verbose
     )
     parts = [
         segmented(model, find(folder).loc[test], values=label_values(folder), seed=run.seed).assign(simulation="moved")
@@ -311,9 +313,9 @@ def main() -> None:
     changed: dict = {}
     if options.epochs:
         changed |= {"epochs": options.epochs, "minutes": None, "cell_epochs": options.epochs}
-        changed |= {"cell_minutes": None, "brain_minutes": None}
+        changed |= {"cell_minutes": None, "brain_minutes": None, "release_minutes": None}
     if options.minutes:
-        changed["minutes"] = options.minutes
+        changed |= {"minutes": options.minutes, "release_minutes": options.minutes}
     if options.batch_size:
         changed["batch_size"] = options.batch_size
     run = dataclasses.replace(run, profile=dataclasses.replace(run.profile, **changed))

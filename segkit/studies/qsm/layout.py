@@ -53,6 +53,7 @@ class Profile:
     learning_rate: float = 3e-4  # as reported; a quick run takes larger steps
     cell_minutes: float | None = None  # of comparisons
     brain_minutes: float | None = None  # of binary models
+    release_minutes: float | None = None  # None: as the recipe's
     cell_epochs: int | None = None
     compared: tuple[str, ...] = NETWORKS
 
@@ -70,6 +71,7 @@ PROFILES = {
     ),
     "full": Profile(
         "full", None, coarse=2, dims=(256, 128, 64), dim=128, subjects=40, minutes=75, batch_size=2, cell_minutes=25, brain_minutes=15,
+        release_minutes=50,
     ),
 }  # fmt: skip
 
@@ -99,7 +101,12 @@ def start(profile: str, *, data=None, results=None, seed: int = 0, show_real: bo
 
 
 def _wide_enough(profile: Profile, folder: Path) -> Profile:
-    """``profile`` with larger cubes before its own where a subject's own map needs them: 380 × 440 × 380 voxels go to 512³ first."""
+    """``profile`` with larger cubes before its own where a subject's own map needs them: 380 × 440 × 380 voxels go to 512³ first.
+
+    A folder of maps that are to be registered (``native``) has no subjects yet.
+    """
+    if (folder / "native").is_dir() and not any(folder.glob("*/QSM_w_bg.nii.gz")):
+        return profile
     largest = max(max(nib.load(path).shape[:3]) for path in find(folder)["qsm"])
     dims = profile.dims
     while dims[0] < min(largest, CUBE):
@@ -123,7 +130,7 @@ def source_of(run: common.Run, show_real: bool = False) -> str | None:
 
 
 def note_of(run: common.Run) -> str:
-    """The sentence that stands under every table of a run."""
+    """The sentence that goes with every table of a run."""
     return {"simulated phantom": PHANTOM, "simulated": SIMULATED, "simulated real": SIMULATED}.get(run.source or "", "")
 
 

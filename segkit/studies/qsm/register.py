@@ -12,6 +12,7 @@ from nibabel import Nifti1Image
 
 from segkit import metrics, volumes
 
+MAP = "QSM_w_bg"  # of a subject's files the one that is measured; others are masks and labels, never blended
 KINDS = {"rigid": "Rigid", "affine": "Affine", "syn": "SyN"}
 
 
@@ -47,12 +48,12 @@ def with_transform(image: Nifti1Image, to_atlas: np.ndarray, atlas: Nifti1Image,
 def with_ants(
     moving: Nifti1Image, atlas: Nifti1Image, carried: dict[str, Nifti1Image], *, kind: str = "syn", seed: int = 0
 ) -> tuple[Nifti1Image, dict[str, Nifti1Image]]:
-    """Register ``moving`` to ``atlas`` with ANTs, and carry other images along: whole numbers (labels) with nearest neighbours.
+    """Register ``moving`` to ``atlas`` with ANTs, and carry other images along: maps blended, masks and labels with nearest neighbours.
 
     Parameters
     ----------
     carried : dict
-        Name to image on the grid of ``moving``.
+        Name to image on the grid of ``moving``; all but :data:`MAP` are masks or labels.
     kind : {"rigid", "affine", "syn"}
 
     Returns
@@ -86,18 +87,14 @@ def with_ants(
             fixed, move, type_of_transform=KINDS[kind], random_seed=seed, outprefix=f"{folder}/map"
         )
 
-        def carry(image):
-            of = image.get_data_dtype()
-            how = "linear" if is_measured(image) else "nearestNeighbor"
+        def carry(name, image):
+            how = "linear" if name == MAP else "nearestNeighbor"
             out = ants.apply_transforms(fixed, given(image), done["fwdtransforms"], interpolator=how).numpy()
-            return volumes.like((out if is_measured(image) else np.round(out)).astype(of), atlas)
+            return volumes.like(
+                out.astype(np.float32) if name == MAP else np.round(out).astype(image.get_data_dtype()), atlas
+            )
 
-        return carry(moving), {name: carry(image) for name, image in carried.items()}
-
-
-def is_measured(image: Nifti1Image) -> bool:
-    """Whether an image holds measured values, which may be blended, rather than labels, which may not."""
-    return image.get_data_dtype().kind == "f"
+        return carry(MAP, moving), {name: carry(name, image) for name, image in carried.items()}
 
 
 def register(
@@ -121,15 +118,15 @@ def register(
     dict
         What was written, by name.
     """
-    files = {part: home / f"{part}_native.nii.gz" for part in ("QSM_w_bg", "QSM_brain_mask", "labels")}
+    files = {part: home / f"{part}_native.nii.gz" for part in (MAP, "QSM_brain_mask", "labels")}
     native = {part: volumes.load(path) for part, path in files.items() if part != "labels" or path.is_file()}
     if has_ants():
-        ready = prepare(native["QSM_w_bg"], native["QSM_brain_mask"], atlas["QSM"], atlas["QSM_brain_mask"])
+        ready = prepare(native[MAP], native["QSM_brain_mask"], atlas["QSM"], atlas["QSM_brain_mask"])
         carried = with_ants(ready, atlas["QSM"], native, kind=kind, seed=seed)[1]
     else:
         matrix = read_transform(home / "native_to_atlas.txt")
         carried = {
-            part: with_transform(image, matrix, atlas["QSM"], kind="image" if is_measured(image) else "label")
+            part: with_transform(image, matrix, atlas["QSM"], kind="image" if part == MAP else "label")
             for part, image in native.items()
         }
     for part, image in carried.items():

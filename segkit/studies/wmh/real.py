@@ -35,8 +35,8 @@ def anatomies(run: common.Run, brains: Path | None) -> tuple[Path, list[str]]:
 def name_of(run: common.Run, brains: Path | None) -> str:
     """The recipe in a row of a table; the last word changes with the phantoms and with what the profile sets for it."""
     p = run.profile
-    used = (phantom.mark(), ours.TILT, ours.THICK_MM, ours.MOVES, p.coarse, p.steps, p.batch_size, p.recipe_subjects, p.recipe_filters,
-            training.RECIPE, run.seed)  # fmt: skip
+    used = (ours.NUMBER, phantom.mark(), ours.TILT, ours.THICK_MM, ours.MOVES, p.coarse, p.steps, p.batch_size, p.recipe_subjects,
+            p.recipe_filters, training.RECIPE, run.seed)  # fmt: skip
     budget = f"{p.recipe_minutes:g} minutes" if p.recipe_minutes else f"{p.recipe_epochs} epochs"
     return f"{RELEASED}, anatomy {'MNI152' if brains is None else brains.name}, {budget}, settings {common.mark(*used)}"
 

@@ -13,6 +13,7 @@ from segkit.phantoms import wmh as phantom
 from segkit.studies import common
 from segkit.studies.wmh.layout import RELEASED
 
+NUMBER = 2  # of the recipe: one more when its network or its training changes
 SPACING_MM = 1.0  # pixels that it sees
 TILT = 30.0  # degrees: slices of a clinic's scan are seldom those of an atlas
 THICK_MM = (1, 2, 3, 3, 5, 6, 7.5, 7.5, 8, 8)  # of its slices, each as likely; a clinic's FLAIR is seldom thin
