@@ -22,7 +22,7 @@ class Release:
 
     study: str
     stem: str
-    phantoms: bool = False  # it learns from phantoms alone, on purpose
+    phantoms: bool = False  # it learns from phantoms or simulated maps alone, on purpose
 
     @property
     def folder(self) -> Path:

@@ -8,7 +8,7 @@ import pandas as pd
 from nibabel import Nifti1Image
 from scipy.spatial.transform import Rotation
 
-from segkit import metrics, volumes
+from segkit import labels, metrics, volumes
 from segkit.studies import common
 from segkit.studies.qsm.layout import LABELS
 from segkit.studies.qsm.networks import load_training, predict_patches, to_labels
@@ -79,9 +79,7 @@ def segmented(
     rows = []
     for k, subject in enumerate(table.index):
         qsm, masks = read(table.loc[subject], values)
-        known = np.zeros(qsm.shape, np.uint8)
-        for name, value in LABELS.items():
-            known[volumes.array(masks[name]) > 0] = value
+        known = labels.merge({name: volumes.array(masks[name]) for name in LABELS}, LABELS)
         qsm, label_map = moved([qsm, volumes.like(known, qsm)], ["image", "label"], np.random.default_rng((seed, k)))
         found = segment(qsm, model=nuclei)
         spacing = volumes.spacing(qsm)

@@ -11,6 +11,7 @@ from scipy import ndimage
 from tqdm.auto import tqdm
 
 from segkit import legacy, metrics, report, statistics, volumes
+from segkit.labels import merge
 from segkit.studies import common
 from segkit.studies.qsm.layout import LABELS, file_names
 from segkit.studies.qsm.networks import to_labels
@@ -117,9 +118,10 @@ def on_original_grid(
         small = volumes.load(common.need(written, "04_testing")) if finer is None else finer(subject)
         found = reconstruct(small, volumes.load(table.loc[subject, "qsm"]))
         volumes.save(found, out / f"{subject}_{method}.nii.gz")
-        truth, data = np.zeros(qsm.shape, np.uint8), volumes.array(volumes.canonical(found))
-        for name, value in labels.items():
-            truth[volumes.array(masks[name]) > 0] = value
+        truth, data = (
+            merge({n: volumes.array(masks[n]) for n in labels}, labels),
+            volumes.array(volumes.canonical(found)),
+        )
         scores = metrics.score(truth, data, spacing_mm=volumes.spacing(qsm), labels=labels)
         for label, row in scores.iterrows():
             ppm = _mean_ppm(volumes.array(qsm), truth == labels[label], data == labels[label])
