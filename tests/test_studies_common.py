@@ -28,6 +28,25 @@ def test_another_seed_and_own_data_get_a_folder_of_their_own():
     assert folder("ibsr", "quick", data="x").name == "quick_data"
 
 
+def test_packages_leave_their_command_line_to_be_run():
+    """``python -m`` warns of a module that its package has imported already."""
+    code = (
+        "import importlib, sys; studies = ('ibsr', 'atrium', 'lgg', 'wmh', 'qsm')\n"
+        "for s in studies: importlib.import_module('segkit.studies.' + s)\n"
+        "print([s for s in studies if f'segkit.studies.{s}.experiments' in sys.modules])"
+    )
+    told = subprocess.run([sys.executable, "-c", code], cwd=common.ROOT, capture_output=True, text=True)
+    assert told.stdout.split() == ["[]"], told.stderr[-2000:]
+
+
+def test_a_package_that_imports_lazily_still_names_what_it_lacks():
+    from segkit.studies import qsm
+
+    assert qsm.experiments.__name__ == "segkit.studies.qsm.experiments"
+    with pytest.raises(AttributeError, match="module 'segkit.studies.qsm' has no attribute 'nose'"):
+        _ = qsm.nose
+
+
 def test_splits_and_published_tables_ship_with_the_package():
     assert len(common.split("ibsr", "training")) == 10
     assert len(common.published("ibsr")) == 114

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib
 import logging
 import os
 import pickle
@@ -45,6 +46,17 @@ class Run:
             f"{self.study}, profile {self.profile.name}, seed {self.seed}\n"
             f"  data     {shown(self.data)}  ({what})\n  results  {shown(self.results)}"
         )
+
+
+def lazily(package: str, *modules: str) -> Callable[[str], object]:
+    """``__getattr__`` of a package whose ``modules`` are imported when they are asked for, so that ``python -m`` can run them."""
+
+    def get(name: str) -> object:
+        if name in modules:
+            return importlib.import_module(f"{package}.{name}")
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return get
 
 
 def start(

@@ -8,7 +8,7 @@ probabilities to a mask, ``networks`` trains, predicts and segments a user's own
 long runs. What a user needs is at hand here: ``atrium.segment("scan.nii.gz")``, ``atrium.measure(mask)``.
 """
 
-from segkit.studies.atrium import experiments
+from segkit.studies import common
 from segkit.studies.atrium.enhance import STEPS, as_the_report, enhance, legacy_scores, step_by_step
 from segkit.studies.atrium.layout import (
     CHALLENGE,
@@ -47,6 +47,8 @@ from segkit.studies.atrium.tables import (
     untimed,
     volume_table,
 )
+
+__getattr__ = common.lazily(__name__, "experiments")
 
 __all__ = [
     "CHALLENGE", "FACTOR", "LABELS", "NOTE", "PROFILES", "SPACING_MM", "STEPS", "Profile", "as_the_report", "build", "chain_table",

@@ -9,7 +9,8 @@ leak, ``recipes`` what a table's rows were made with. What a user needs is at ha
 ``lgg.measure(mask)``.
 """
 
-from segkit.studies.lgg import experiments, radiogenomics
+from segkit.studies import common
+from segkit.studies.lgg import radiogenomics
 from segkit.studies.lgg.layout import (
     CHANNELS,
     CLUSTERS,
@@ -73,6 +74,8 @@ from segkit.studies.lgg.tables import (
     summary,
     three_columns,
 )
+
+__getattr__ = common.lazily(__name__, "experiments")
 
 __all__ = [
     "CHANNELS", "CLUSTERS", "COLOURS", "LABELS", "NOTE", "PROFILES", "RELEASED", "SITES", "SIZE", "TRANSFORMS", "Profile",

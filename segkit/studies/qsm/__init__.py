@@ -10,7 +10,8 @@ What a user needs is at hand here:
 ``qsm.segment("map.nii.gz")``, ``qsm.measure(mask, "map.nii.gz")``.
 """
 
-from segkit.studies.qsm import experiments, register
+from segkit.studies import common
+from segkit.studies.qsm import register
 from segkit.studies.qsm.claims import claims
 from segkit.studies.qsm.layout import (
     ALL,
@@ -73,6 +74,8 @@ from segkit.studies.qsm.tables import (
     told,
 )
 from segkit.studies.qsm.user import brain_of, load_model, measure, release, released, segment
+
+__getattr__ = common.lazily(__name__, "experiments")
 
 __all__ = [
     "ALL", "AUGMENTATION", "CUBE", "LABELS", "MASKS", "NETWORKS", "NOTE", "Nuclei", "Profile", "PROFILES", "RELEASED", "atlas_vote",

@@ -9,7 +9,7 @@ segments your own scan. What a user needs is at hand here:
 ``wmh.segment("flair.nii.gz")``, ``wmh.measure(mask)``.
 """
 
-from segkit.studies.wmh import experiments
+from segkit.studies import common
 from segkit.studies.wmh.layout import (
     EXTERNAL,
     LABELS,
@@ -45,6 +45,8 @@ from segkit.studies.wmh.tables import (
     threshold_as_method,
 )
 from segkit.studies.wmh.user import load_model, measure, release, released, segment
+
+__getattr__ = common.lazily(__name__, "experiments")
 
 __all__ = [
     "EXTERNAL", "INTENSITIES", "LABELS", "LOSSES", "NOTE", "OTHER", "PROFILES", "RELEASED", "SCORES", "SIZE", "SOFT", "Profile", "back",
