@@ -37,8 +37,8 @@ def read_list(path: str | os.PathLike, structures: Sequence[str]) -> dict[str, t
     ----------
     path : path
         FreeSurfer's colour table (``17  Left-Hippocampus  220 216 20 0``), or tab-separated ``value`` and ``name`` as of the Harvard-Oxford
-        Atlas 2.0. Sides are found by the words left and right, structures by how their names begin ("Hippocampal Formation" is
-        the hippocampus), "-Proper" and the like left aside.
+        Atlas 2.0. Sides are found by the words left and right, structures by their names ("Left-Thalamus", "Left-Thalamus-Proper"), or,
+        where none has the name itself, by how names begin ("Left Hippocampal Formation" is the hippocampus).
 
     Raises
     ------
@@ -55,14 +55,11 @@ def read_list(path: str | os.PathLike, structures: Sequence[str]) -> dict[str, t
             named[int(match[1])] = match[2].strip()
     out = {}
     for structure in structures:
-        sides = {
-            side: [
-                v
-                for v, name in named.items()
-                if re.search(side, name, re.I) and re.search(rf"\b{structure[:8]}", name, re.I)
-            ]
-            for side in ("left", "right")
-        }
+        sides = {}
+        for side in ("left", "right"):
+            here = {v: name for v, name in named.items() if re.search(side, name, re.I)}
+            exact = [v for v, name in here.items() if re.search(rf"\b{structure}(-proper\*?)?$", name, re.I)]
+            sides[side] = exact or [v for v, name in here.items() if re.search(rf"\b{structure[:8]}", name, re.I)]
         for side, values in sides.items():
             if len(values) != 1:
                 said = f"{len(values)} values ({values})" if values else "no value"

@@ -143,6 +143,19 @@ def test_veins_are_thin_and_stay_inside():
     assert qsm.veins(np.zeros((4, 4, 4), bool), (1, 1, 1), np.random.default_rng(0), count=3).sum() == 0
 
 
+def test_freesurfers_label_maps_are_taken_as_well(hoa_map):
+    given = hoa_map()
+    data = np.zeros(given.shape, np.uint8)
+    for name in qsm.NUCLEI:
+        for old, new in zip(qsm._HOA_PARTS[name], qsm._FREESURFER_PARTS[name], strict=True):
+            data[volumes.array(given) == old] = new
+    other = volumes.like(data, given)
+    np.testing.assert_allclose(qsm.fit_to_mni(other), qsm.fit_to_mni(given))
+    data[data == 50] = 0
+    with pytest.raises(ValueError, match=r"no voxel of 50 \(caudate\); a map of FreeSurfer has all fourteen nuclei"):
+        qsm.parts_of(volumes.like(data, given))
+
+
 def test_a_label_map_is_placed_by_its_nuclei(tmp_path, hoa_map):
     label_map = hoa_map
     fit = qsm.fit_to_mni(label_map(shift=(5, -8, 3)))

@@ -39,6 +39,12 @@ def test_packages_leave_their_command_line_to_be_run():
     assert told.stdout.split() == ["[]"], told.stderr[-2000:]
 
 
+def test_marks_of_digits_alone_are_read_as_text(tmp_path):
+    path = tmp_path / "rows.csv"
+    common.add_rows(path, pd.DataFrame(), pd.DataFrame({"cell": ["a"], "settings": ["0552e9"], "recipe": ["r"]}))
+    assert common.read_rows(path, "r")["settings"].tolist() == ["0552e9"]
+
+
 def test_a_package_that_imports_lazily_still_names_what_it_lacks():
     from segkit.studies import qsm
 

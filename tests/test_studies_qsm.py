@@ -109,6 +109,13 @@ def test_label_lists_of_freesurfer_and_hoa(tmp_path):
     for name, value in parts.items():
         whole += [f"{value + k}\t{name} {side}\t{side.lower()}\tx" for k, side in enumerate(("Left", "Right"))]
     hoa.write_text("\n".join(whole))
+    full = tmp_path / "FreeSurferColorLUT.txt"  # names beside which the structure's own stands
+    rows = {9: "Left-Thalamus-unused", 10: "Left-Thalamus", 48: "Right-Thalamus-unused", 49: "Right-Thalamus", 17: "Left-Hippocampus",
+            53: "Right-Hippocampus", 193: "Left-hippocampal_fissure", 18: "Left-Amygdala", 54: "Right-Amygdala",
+            96: "Left-Amygdala-Anterior"}  # fmt: skip
+    full.write_text("\n".join(f"{value:<4d}{name:<40s}0   118 14  0" for value, name in rows.items()))
+    found = labels.read_list(full, ["thalamus", "hippocampus", "amygdala"])
+    assert found == {n: labels.FREESURFER[n] for n in found}
     assert labels.read_list(hoa, list(qsm.LABELS)) == {n: labels.HOA[n] for n in qsm.LABELS}
     with pytest.raises(ValueError, match="no value for the right hippocampus"):
         labels.read_list(free, ["hippocampus"])
@@ -286,3 +293,18 @@ def test_start_tells_phantoms_simulations_and_a_users_maps_apart(done, tmp_path)
     image = volumes.load(own / "QSM_w_bg.nii.gz")
     volumes.save(volumes.pad(image, (100, 100, 100)), own / "QSM_w_bg.nii.gz")  # larger than the profile's first cube
     assert qsm.start("smoke", data=tmp_path / "own", results=tmp_path / "r").profile.dims == (128, *run.profile.dims)
+
+
+def test_what_03_lets_a_user_change_has_a_run_and_a_dimension_of_its_own(done):
+    names = [
+        qsm.networks.run_name("qsm_unet3d", "nuclei", 64, 3, epochs=1, **more)
+        for more in ({}, {"loss": "dice"}, {"batch_size": 4}, {"augmented": True})
+    ]
+    assert names == ["qsm_unet3d_nuclei_dim64_sub3_e1" + end for end in ("", "_dice", "_batch4", "_augmented")]
+    assert (qsm.dim_of(done, None), qsm.dim_of(done, 32)) == (64, 32)
+    with pytest.raises(ValueError, match="DIM 256 is none of the smoke profile's dimensions 64, 32; choose one"):
+        qsm.dim_of(done, 256)
+    parts = qsm.split(list(qsm.find(done.data).index))
+    for more in ({"loss": "dice"}, {"augmented": True, "batch_size": 2}):
+        _, history = qsm.train(done, parts, network="qsm_unet3d", label="putamen", dim=32, epochs=1, verbose=0, **more)
+        assert np.isfinite(history["loss"]).all()

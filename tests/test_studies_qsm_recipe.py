@@ -275,7 +275,28 @@ def test_a_nucleus_gets_another_mean_and_the_rest_stays():
     assert 0.15 < np.std(added) < 0.5
 
 
-def test_a_moved_map_and_its_labels_stay_together_and_keep_their_size(rng):
+def test_a_map_in_no_atlas_is_scored_as_segment_finds_it(done, network):
+    """As 04_testing does with the released model, whose atlas has other voxels than the quick profile's cubes."""
+    subject = qsm.find(done.data).index[0]
+    soft = qsm.recipe_method(network, done, dim=32, registered=False)(subject)
+    assert soft.shape == (32, 32, 32, 6)
+    cube, brain, _ = qsm.load_cube(done.results, subject, 64)
+    own = qsm.segment(cube, model=network, brain_mask=brain)
+    whole = qsm.recipe_method(network, done, dim=64, registered=False)(subject)
+    np.testing.assert_array_equal(whole.argmax(axis=-1), volumes.array(own))
+    with pytest.raises(ValueError, match="voxels are not the atlas's"):
+        qsm.recipe_method(network, done, dim=32)(subject)
+
+
+def test_a_network_without_an_atlas_does_not_segment_maps(done, tmp_path):
+    path = models.save(
+        models.build("qsm_unet3d", filters=(2, 4), dropout=0), tmp_path / "nuclei_mask_dim128_sub28_e5.keras"
+    )
+    with pytest.raises(FileNotFoundError, match="has no atlas beside it .*so it is not our recipe"):
+        qsm.segment(qsm.find(done.data).iloc[0]["qsm"], model=path)
+
+
+def test_a_moved_map_and_its_labels_stay_together_and_shrink_alike(rng):
     from segkit.studies.qsm import methods
 
     grids = np.stack(np.meshgrid(*(np.arange(n, dtype=float) for n in (60, 70, 50)), indexing="ij"), axis=-1)
@@ -293,11 +314,14 @@ def test_a_moved_map_and_its_labels_stay_together_and_keep_their_size(rng):
         assert volumes.spacing(image) != (1, 1, 1)
         found, ml = volumes.array(label_map), np.prod(volumes.spacing(image))
         ends = [nib.affines.apply_affine(image.affine, np.argwhere(found == v).mean(axis=0)) for v in (1, 4)]
-        assert np.linalg.norm(ends[1] - ends[0]) == pytest.approx(np.linalg.norm([20, 20, 10]), abs=0.3)
-        assert (found == 4).sum() * ml == pytest.approx((known == 4).sum(), rel=0.05)
+        size = np.linalg.norm(ends[1] - ends[0]) / np.linalg.norm([20, 20, 10])
+        assert 0.84 < size < 1.01
+        assert (found == 4).sum() * ml == pytest.approx((known == 4).sum() * size**3, rel=0.06)
         assert volumes.array(image)[found == 4].mean() == pytest.approx(4, abs=0.5)
         direction = ends[1] - ends[0]
-        assert not np.allclose(direction / 10, (2, 2, 1), atol=0.05)  # it was turned
+        assert not np.allclose(
+            direction / np.linalg.norm(direction), np.array((2, 2, 1)) / 3, atol=0.01
+        )  # it was turned
 
 
 def test_maps_that_share_no_grid_have_no_atlas(tmp_path):

@@ -59,7 +59,7 @@ def test_experiments_resume_and_hold_what_they_promise(done, monkeypatch):
     assert set(first["best"]["method"]) == {qsm.RELEASED, "atlas"}
     assert qsm.experiments.own_recipe(done) is not None
     assert list(first["compare"]["network"].unique()) == list(done.profile.compared)
-    assert list(first["resolution"]["dim"].unique()) == list(done.profile.dims)
+    assert list(first["resolution"]["dim"].unique()) == [d for d in done.profile.dims if d < qsm.CUBE]
     coarse = first["resolution"].query("dim == 32")
     assert coarse["dice_fine"].notna().all()
     test = set(qsm.experiments.sides(done)["test"])
@@ -84,6 +84,11 @@ def test_rows_of_another_recipe_are_not_shown(done, tmp_path, capsys):
     assert qsm.experiments.rows(run, "binary") is None
     assert "experiments binary --data DIR" in capsys.readouterr().out
     (tmp_path / "tables").mkdir()
+    longer = dataclasses.replace(run, profile=dataclasses.replace(run.profile, cell_epochs=50))  # such as on a GPU
+    written = pd.DataFrame({"label": ["brain"], "recipe": [qsm.experiments.recipe_for(longer, "binary")]})
+    written.to_csv(tmp_path / "tables" / "binary.csv", index=False)
+    assert len(qsm.experiments.rows(run, "binary")) == 1
+    assert "binary: made otherwise than this profile would: qsm_unet3d, 50 epochs" in capsys.readouterr().out
     pd.DataFrame({"label": ["brain"], "recipe": ["another"]}).to_csv(tmp_path / "tables" / "binary.csv", index=False)
     assert qsm.experiments.rows(run, "binary") is None
     assert "not shown: " in capsys.readouterr().out
@@ -223,7 +228,16 @@ def test_claims_are_told_with_care():
     assert "on the finest grid 0.700 and 0.700" in told.loc[falls, "evidence"]
     told = qsm.claims(table, source="simulated real", best="c", unet="a", resunet="b").set_index("section")
     assert told.loc["section 5.3", "verdict"] == "holds"
-    assert told.loc["Table 1", "verdict"] == "does not hold"
+    assert (told.loc["Table 1", "verdict"] == "does not hold").all()
+    near = "U-Net and ResUNet (.76) come close to a double branch (Chai et al.: .78) on the caudate"
+    told = qsm.claims(table, source="simulated real", best="c", unet="a", resunet="b", double="c").set_index("claim")
+    assert told.loc[near, "verdict"] != "cannot be told here" or "Wilcoxon" in told.loc[near, "evidence"]
+    curve = pd.concat([table[table["method"] == m].assign(subjects=n) for m, n in (("a", 28), ("b", 7))])
+    low = pd.DataFrame({"dim": [128, 64], "ceiling": [0.95, 0.9]})
+    told = qsm.claims(table, source="simulated real", best="c", curve=curve, ceilings=low).set_index("claim")
+    assert told.loc["more training subjects give better results", "verdict"] == "holds"
+    assert told.loc["downsampling loses information", "verdict"] == "holds"
+    assert "0.950 at 128³" in told.loc["downsampling loses information", "evidence"]
     small = qsm.claims(table.assign(dim=64), source="real", best="c", unet="a", resunet="b").set_index("claim")
     assert small.loc["U-Net does better than ResUNet on the hippocampus at 128³", "evidence"] == "not run here at 128³"
     phantom = qsm.claims(table, source="simulated phantom", best="c", unet="a", resunet="b").set_index("section")
@@ -265,14 +279,14 @@ def test_tables_2_and_3_stand_beside_ours():
     binary = cells({"qsm_unet3d": 0.7}).query("label in ('hippocampus', 'caudate')")
     first = qsm.table_1(binary.assign(hd95_mm=2.0, legacy_dice=0.8, legacy_hd_voxels=1.5))
     assert first.index[0] == "brain"
-    assert first.loc["hippocampus", "corrected Dice"] == pytest.approx(0.735)
+    assert first.loc["hippocampus", "Dice of whole cubes"] == pytest.approx(0.735)
     assert first.loc["hippocampus", ["reported Dice", "legacy Dice", "reported HD (voxels)"]].tolist() == [
         0.82,
         0.8,
         1.24,
     ]
     assert first.loc["brain", "reported validation Dice"] == 0.99
-    assert np.isnan(first.loc["brain", "corrected Dice"])
+    assert np.isnan(first.loc["brain", "Dice of whole cubes"])
     test = qsm.pairs(scores).iloc[0]
     assert test["difference"] == pytest.approx(0.1)
     assert test["p"] < 0.01
@@ -287,6 +301,26 @@ def test_the_claim_on_resunet_needs_a_clear_difference(resunet, verdict):
     assert "Wilcoxon p" in told.loc["section 5.3", "evidence"]
     phantom = qsm.claims(scores, source="simulated phantom", **names).set_index("section")
     assert phantom.loc["section 5.3", "verdict"] == "cannot be told here"
+
+
+def test_seams_are_measured_where_overlapping_patches_begin_too():
+    """Of a network that knows where in its patch it is: side by side it jumps at borders, blended it does not."""
+    import keras
+    from keras import ops
+
+    inputs = keras.Input((8, 8, 8, 1))
+
+    def ramp(x):  # 0 to 1 along the first axis of a patch
+        place = ops.reshape(ops.arange(8, dtype="float32") / 7, (1, 8, 1, 1, 1))
+        return ops.zeros_like(x) + place
+
+    model = keras.Model(inputs, keras.layers.Lambda(ramp)(inputs))
+    image = np.zeros((24, 24, 24), "f")
+    image[3:17, 3:17, 3:17] = 1
+    both = {o: qsm.predict_patches(model, image, patch=(8, 8, 8), overlap=o, whole=True) for o in (True, False)}
+    seams = {o: qsm.seams(soft[..., :1], (8, 8, 8)) for o, soft in both.items()}
+    assert seams[False] > 4
+    assert seams[True] < seams[False] / 2
 
 
 @pytest.mark.parametrize("classes", [1, 3])

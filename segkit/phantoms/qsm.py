@@ -37,6 +37,7 @@ _HOA_PARTS = labels.HOA | {
     "pallidum": (13, 14), "accumbens": (7, 8), "ventricles": (1, 2, 3, 4, 5, 6, 18, 19), "brain_stem": (15,),
     "ventral_dc": (25, 26, 27, 28),
 }  # fmt: skip
+_FREESURFER_PARTS = FREESURFER | {"ventricles": (4, 5, 14, 15, 43, 44), "brain_stem": (16,), "ventral_dc": (28, 60)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +211,7 @@ def head(
     Parameters
     ----------
     nuclei : Nifti1Image, optional
-        A label map with the values of the Harvard-Oxford Atlas 2.0. It is placed in the MNI152 brain by the affine
+        A label map with the values of the Harvard-Oxford Atlas 2.0 or of FreeSurfer. It is placed in the MNI152 brain by the affine
         that fits its nuclei's centres of mass best; the cerebrum around it bends by ``bend_mm``. Default: solids.
     """
     maps, template = anatomy.mni()
@@ -241,23 +242,31 @@ def nuclei_names() -> list[str]:
     return [f"{name}_{side}" for side in ("left", "right") for name in NUCLEI]
 
 
-def fit_to_mni(label_map: Nifti1Image) -> np.ndarray:
-    """4 × 4 from the label map's mm to MNI mm, by least squares over its nuclei's centres of mass.
+def parts_of(label_map: Nifti1Image) -> dict[str, tuple[int, ...]]:
+    """Values of each part in a label map: those of the Harvard-Oxford Atlas 2.0 or of FreeSurfer, whichever it has all nuclei of.
 
     Raises
     ------
     ValueError
-        For a label map without all fourteen nuclei.
+        For a label map without all fourteen nuclei of either.
     """
-    data = volumes.array(label_map)
+    here = set(np.unique(volumes.array(label_map)).tolist())
+    lacks = {}
+    for atlas, parts in (("the Harvard-Oxford Atlas 2.0", _HOA_PARTS), ("FreeSurfer", _FREESURFER_PARTS)):
+        lacks[atlas] = [f"{value} ({name})" for name in NUCLEI for value in parts[name] if value not in here]
+        if not lacks[atlas]:
+            return parts
+    atlas, missing = min(lacks.items(), key=lambda pair: len(pair[1]))
+    raise ValueError(f"the label map holds no voxel of {missing[0]}; a map of {atlas} has all fourteen nuclei")
+
+
+def fit_to_mni(label_map: Nifti1Image) -> np.ndarray:
+    """4 × 4 from the label map's mm to MNI mm, by least squares over its nuclei's centres of mass."""
+    data, parts = volumes.array(label_map), parts_of(label_map)
     found, wanted = [], []
     for name in NUCLEI:
-        for value, sign in zip(_HOA_PARTS[name], (-1, 1), strict=True):
+        for value, sign in zip(parts[name], (-1, 1), strict=True):
             where = np.argwhere(data == value)
-            if not len(where):
-                raise ValueError(
-                    f"the label map holds no voxel of {value} ({name}); a Harvard-Oxford Atlas 2.0 map has all fourteen nuclei"
-                )
             found.append([*nib.affines.apply_affine(label_map.affine, where.mean(0)), 1])
             wanted.append((sign * CENTRES[name][0], *CENTRES[name][1:]))
     matrix = np.linalg.lstsq(np.array(found), np.array(wanted), rcond=None)[0].T
@@ -271,7 +280,7 @@ def _resampled(label_map: Nifti1Image, fit: np.ndarray, affine: np.ndarray, shap
     matrix, offset = nib.affines.to_matvec(to_source)
     steps = np.abs(matrix).max(axis=1)
     out = {}
-    for name, values in _HOA_PARTS.items():
+    for name, values in parts_of(label_map).items():
         sided = zip(("_left", "_right"), values, strict=True) if name in NUCLEI else [("", values)]
         for side, value in sided:
             mask = np.isin(data, value).astype(np.float32)

@@ -250,7 +250,7 @@ def read_rows(path: Path, recipe: str) -> pd.DataFrame:
     """Rows that the cells of an experiment wrote so far (none: empty); ValueError when another recipe wrote them."""
     if not path.is_file():
         return pd.DataFrame()
-    done = pd.read_csv(path)
+    done = pd.read_csv(path, dtype={"settings": str})  # hexadecimal digits, which may look like a number
     others = sorted(set(done["recipe"]) - {recipe})
     if others:
         raise ValueError(
@@ -260,15 +260,17 @@ def read_rows(path: Path, recipe: str) -> pd.DataFrame:
     return done
 
 
-def rows_or_why(run: Run, what: str, recipe: str, *, arguments: str = "--data DIR") -> pd.DataFrame | None:
+def rows_or_why(
+    run: Run, what: str, recipe: str, *, command: str | None = None, arguments: str = "--data DIR"
+) -> pd.DataFrame | None:
     """Rows of ``tables/<what>.csv`` for a notebook; None, and a line that says why, where there are none or of another recipe.
 
-    ``arguments`` are those that the study's command line needs to write them.
+    ``command`` of the study's experiments writes them (default: it is called like the table), with these ``arguments``.
     """
     path = run.results / "tables" / f"{what}.csv"
     if not path.is_file():
         only = "" if run.profile.name == "full" else "hours of work, of the full profile: "
-        print(f"{what}: {only}python -m segkit.studies.{run.study}.experiments {what} {arguments}")
+        print(f"{what}: {only}python -m segkit.studies.{run.study}.experiments {command or what} {arguments}")
         return None
     try:
         return read_rows(path, recipe)

@@ -42,9 +42,13 @@ def gather(folder: Path) -> str:
                     note,
                     f"Source: `{path.relative_to(folder.parent).as_posix()}`",
                 ]
-            if (tables / "recipes.csv").is_file():
-                recipes = pd.read_csv(tables / "recipes.csv")
-                parts += [f"Recipes scored on the held-out subjects so far: {len(recipes)}", report.markdown(recipes)]
+            for name, said in (
+                ("recipes", "Recipes scored on the held-out subjects so far"),
+                ("openings", "Scans that tune nothing were opened for"),
+            ):
+                if (tables / f"{name}.csv").is_file():
+                    recipes = pd.read_csv(tables / f"{name}.csv")
+                    parts += [f"{said}: {len(recipes)}", report.markdown(recipes)]
             told = sorted(p for p in tables.glob("claims*.csv") if not p.stem.endswith("_released"))
             if told:
                 parts += ["### Claims of the report", report.markdown(pd.concat([pd.read_csv(p) for p in told]))]

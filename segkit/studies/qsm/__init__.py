@@ -22,6 +22,7 @@ from segkit.studies.qsm.layout import (
     PROFILES,
     RELEASED,
     Profile,
+    dim_of,
     file_names,
     find,
     find_model,
@@ -79,7 +80,7 @@ __getattr__ = common.lazily(__name__, "experiments")
 
 __all__ = [
     "ALL", "AUGMENTATION", "CUBE", "LABELS", "MASKS", "NETWORKS", "NOTE", "Nuclei", "Profile", "PROFILES", "RELEASED", "atlas_vote",
-    "brain_of", "build", "ceilings", "centre_box", "claims", "downsample_all", "drop_fragments", "evaluate", "experiments",
+    "brain_of", "build", "ceilings", "centre_box", "claims", "dim_of", "downsample_all", "drop_fragments", "evaluate", "experiments",
     "file_names", "find", "find_model", "label_values", "landmarks", "load_cube", "load_model", "load_model_for", "load_training",
     "measure", "measures_table", "model_name", "normalise", "note_of", "noted", "on_original_grid", "pad_all", "pairs",
     "parse_model_name", "patch_method", "predict", "predict_patches", "read", "recipe_labels", "recipe_method", "reconstruct",

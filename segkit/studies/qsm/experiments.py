@@ -11,6 +11,7 @@ Each cell ends with rows of a CSV in ``tables/``; what is there is not run again
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import pandas as pd
 
 from segkit import metrics, phantoms, training, volumes
 from segkit.studies import common
-from segkit.studies.qsm.layout import ALL, LABELS, RELEASED, file_names, find, label_values, split, start
+from segkit.studies.qsm.layout import ALL, CUBE, LABELS, RELEASED, file_names, find, label_values, split, start
 from segkit.studies.qsm.methods import patch_method, recipe_method, segmented
 from segkit.studies.qsm.networks import (
     OPTIMIZER,
@@ -87,7 +88,8 @@ def recipe_for(run: common.Run, what: str, *, network: str = "qsm_unet3d") -> st
     p = run.profile
     cell, whole = {"minutes": p.cell_minutes, "epochs": p.cell_epochs}, {"minutes": p.minutes, "epochs": p.epochs}
     said: dict[str, tuple[str, dict]] = {
-        "compare": ("five labels", cell), "binary": (network, cell | {"minutes": p.brain_minutes or p.cell_minutes}),
+        "compare": ("five labels", cell),
+        "binary": (network + (f", the brain {p.brain_minutes:g} minutes" if p.brain_minutes else ""), cell),
         "resolution": (f"{network}, five labels", cell), "curve": (RELEASED, cell), "best": (RELEASED, whole),
         "release": (f"{RELEASED}, varied", whole | {"minutes": p.release_minutes or p.minutes}),
     }  # fmt: skip
@@ -95,8 +97,19 @@ def recipe_for(run: common.Run, what: str, *, network: str = "qsm_unet3d") -> st
 
 
 def rows(run: common.Run, what: str) -> pd.DataFrame | None:
-    """``tables/<what>.csv`` where it is of this run's recipe; None, and a line that says why, where not."""
-    return common.rows_or_why(run, what, recipe_for(run, what))
+    """``tables/<what>.csv`` where it is of this run's recipe, or of one that differs from it in its minutes or epochs alone, which it
+    then says; None, and a line that says why, where not."""
+    path, wanted = run.results / "tables" / f"{what}.csv", recipe_for(run, what)
+    if path.is_file():
+        found = set(pd.read_csv(path, usecols=["recipe"])["recipe"])
+        if len(found) == 1 and wanted not in found and _but_for_budget(*found) == _but_for_budget(wanted):
+            (wanted,) = found
+            print(f"{what}: made otherwise than this profile would: {wanted}")
+    return common.rows_or_why(run, what, wanted)
+
+
+def _but_for_budget(recipe: str) -> str:
+    return re.sub(r"(, the brain|,) [\d.]+ (minutes|epochs)", "", recipe)
 
 
 def sides(run: common.Run, *, train: int | None = None) -> dict[str, list[str]]:
@@ -138,13 +151,14 @@ def binary(run: common.Run, *, labels: Sequence[str] = BINARY, network: str = "q
     for label in labels:
         if len(done) and (done["label"] == label).any():
             continue
-        row, scores, _ = _cell(run, network, label, profile.dim, verbose, minutes=profile.brain_minutes)
+        minutes = profile.brain_minutes if label == "brain" else None
+        row, scores, _ = _cell(run, network, label, profile.dim, verbose, minutes=minutes)
         done = common.add_rows(path, done, scores.assign(network=network, **row, recipe=recipe))
     return done
 
 
 def resolution(run: common.Run, *, network: str = "qsm_unet3d", verbose=2) -> pd.DataFrame:
-    """The same network and minutes at each dimension: ``tables/resolution.csv``.
+    """The same network and minutes at each dimension below 512: ``tables/resolution.csv``.
 
     ``dice`` is on the working grid, ``dice_fine`` on the finest cube, where all dimensions can be compared.
     """
@@ -152,7 +166,7 @@ def resolution(run: common.Run, *, network: str = "qsm_unet3d", verbose=2) -> pd
     recipe = recipe_for(run, "resolution", network=network)
     path = run.results / "tables" / "resolution.csv"
     done = common.read_rows(path, recipe)
-    for dim in profile.dims:
+    for dim in (d for d in profile.dims if d < CUBE):
         if len(done) and (done["dim"] == dim).any():
             continue
         row, scores, method = _cell(run, network, ALL, dim, verbose)
@@ -306,7 +320,7 @@ def main() -> None:
     """Command line."""
     parser = common.command_line("QSM", WHAT)
     parser.add_argument("--epochs", type=int, help="of each network, instead of the profile's minutes (on a GPU: 50)")
-    parser.add_argument("--minutes", type=float, help="of the recipe (best, release), instead of the profile's")
+    parser.add_argument("--minutes", type=float, help="of each training, instead of the profile's")
     parser.add_argument("--batch-size", type=int, help="of patches (the report: 4)")
     options = parser.parse_args()
     run = start(options.profile, data=options.data, results=options.results)
@@ -315,7 +329,7 @@ def main() -> None:
         changed |= {"epochs": options.epochs, "minutes": None, "cell_epochs": options.epochs}
         changed |= {"cell_minutes": None, "brain_minutes": None, "release_minutes": None}
     if options.minutes:
-        changed |= {"minutes": options.minutes, "release_minutes": options.minutes}
+        changed |= dict.fromkeys(("minutes", "release_minutes", "cell_minutes", "brain_minutes"), options.minutes)
     if options.batch_size:
         changed["batch_size"] = options.batch_size
     run = dataclasses.replace(run, profile=dataclasses.replace(run.profile, **changed))

@@ -52,7 +52,7 @@ class Profile:
     batch_size: int = 4
     learning_rate: float = 3e-4  # as reported; a quick run takes larger steps
     cell_minutes: float | None = None  # of comparisons
-    brain_minutes: float | None = None  # of binary models
+    brain_minutes: float | None = None  # of the brain's binary model; None: as of the others
     release_minutes: float | None = None  # None: as the recipe's
     cell_epochs: int | None = None
     compared: tuple[str, ...] = NETWORKS
@@ -213,6 +213,15 @@ def parse_model_name(name: str) -> dict:
         raise ValueError(f"{name!r} is not a model's name; expected <label>_mask_dim<dim>_sub<subjects>_e<epochs>")
     numbers = {k: int(match[k]) for k in ("dim", "subjects", "epochs")}
     return {"label": match["label"], **numbers, "network": match["network"] or NETWORKS[0]}
+
+
+def dim_of(run: common.Run, dim: int | None) -> int:
+    """``dim`` if 02_downsampling makes it in this profile (default the profile's own); else ValueError that names those that it makes."""
+    if dim is not None and dim not in run.profile.dims:
+        raise ValueError(
+            f"DIM {dim} is none of the {run.profile.name} profile's dimensions {', '.join(map(str, run.profile.dims))}; choose one of them"
+        )
+    return dim or run.profile.dim
 
 
 def find_model(

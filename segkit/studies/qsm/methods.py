@@ -28,17 +28,25 @@ def patch_method(model, run: common.Run, *, label: str, dim: int) -> Callable[[s
     return probabilities
 
 
-def recipe_method(nuclei: Nuclei, run: common.Run, *, dim: int) -> Callable[[str], np.ndarray]:
-    """What :func:`evaluate` calls for the recipe, subjects being registered: probabilities on its fine cube, or on one of ``dim``.
+def recipe_method(nuclei: Nuclei, run: common.Run, *, dim: int, registered: bool = True) -> Callable[[str], np.ndarray]:
+    """What :func:`evaluate` calls for the recipe: probabilities on its fine cube, or on one of ``dim``.
 
-    There the mask of each nucleus is voted down by the rule by which 02 made the masks (:func:`segkit.volumes.downsample`: a block that
-    is half nucleus or less is none), which makes nuclei some 8 % smaller at 2 mm; means of probabilities would not.
+    ``registered``: subjects lie in the atlas's space and have its voxels; otherwise each goes through
+    :func:`segkit.studies.qsm.segment`, which finds its place, and labels stand for probabilities.
+
+    On the cube of ``dim`` the mask of each nucleus is voted down by the rule by which 02 made the masks
+    (:func:`segkit.volumes.downsample`: a block that is half nucleus or less is none), which makes nuclei some 8 % smaller at 2 mm; means
+    of probabilities would not.
     """
     profile = run.profile
 
     def probabilities(subject: str) -> np.ndarray:
         qsm, brain, _ = load_cube(run.results, subject, profile.fine)
-        soft = on_cube(predict(nuclei, qsm, brain, registered=True), qsm)
+        if registered:
+            soft = on_cube(predict(nuclei, qsm, brain, registered=True), qsm)
+        else:
+            labels_ = volumes.array(segment(qsm, model=nuclei, brain_mask=brain))
+            soft = np.eye(len(LABELS) + 1, dtype=np.float32)[labels_]
         if dim == profile.fine:
             return soft
         found, factor = soft.argmax(axis=-1), profile.fine // dim
@@ -49,9 +57,9 @@ def recipe_method(nuclei: Nuclei, run: common.Run, *, dim: int) -> Callable[[str
     return probabilities
 
 
-def recipe_labels(nuclei: Nuclei, run: common.Run) -> Callable[[str], Nifti1Image]:
-    """A registered subject's label map on the recipe's own, fine cube."""
-    soft = recipe_method(nuclei, run, dim=run.profile.fine)
+def recipe_labels(nuclei: Nuclei, run: common.Run, *, registered: bool = True) -> Callable[[str], Nifti1Image]:
+    """A subject's label map on the recipe's own, fine cube; see :func:`recipe_method`."""
+    soft = recipe_method(nuclei, run, dim=run.profile.fine, registered=registered)
 
     def label_map(subject: str) -> Nifti1Image:
         return volumes.like(to_labels(soft(subject)), load_cube(run.results, subject, run.profile.fine)[0])
@@ -62,7 +70,7 @@ def recipe_labels(nuclei: Nuclei, run: common.Run) -> Callable[[str], Nifti1Imag
 def segmented(
     nuclei: Nuclei, table: pd.DataFrame, *, values: Mapping[str, Sequence[int]], seed: int = 0
 ) -> pd.DataFrame:
-    """What a user gets from a map of his own: each map turned, shifted and of other voxels, segmented and scored there.
+    """What a user gets from a map of his own: each map turned, shifted, of another size and other voxels, segmented and scored there.
 
     Parameters
     ----------
@@ -91,9 +99,11 @@ def segmented(
 
 def moved(images: Sequence[Nifti1Image], kinds: Sequence[str], rng: np.random.Generator) -> list[Nifti1Image]:
     """Images of one grid, in RAS+, as if taken with the head otherwise: turned by up to 10° about each axis, in voxels of .7 to 1.2 mm
-    and slices of .8 to 2 mm, their middle up to 20 mm off."""
-    first = images[0]
-    spacing = np.array([*[rng.uniform(0.7, 1.2)] * 2, rng.uniform(0.8, 2)])
+    and slices of .8 to 2 mm, their middle up to 20 mm off, and .85 to 1 times as large: the MNI152 brain is larger than most."""
+    first, size = images[0], rng.uniform(0.85, 1)
+    spacing = (
+        np.array([*[rng.uniform(0.7, 1.2)] * 2, rng.uniform(0.8, 2)]) / size
+    )  # of the head that will be as large as it is now
     turn = Rotation.from_euler("xyz", rng.uniform(-10, 10, 3), degrees=True).as_matrix()
     shape = np.ceil(np.array(first.shape) * volumes.spacing(first) / spacing).astype(int)
     middle = nib.affines.apply_affine(first.affine, (np.array(first.shape) - 1) / 2)
@@ -101,6 +111,7 @@ def moved(images: Sequence[Nifti1Image], kinds: Sequence[str], rng: np.random.Ge
     grid = nib.Nifti1Image(
         np.zeros(shape, np.uint8), nib.affines.from_matvec(matrix, middle - matrix @ ((shape - 1) / 2))
     )
+    spacing = spacing * size
     header = nib.affines.from_matvec(np.diag(spacing), rng.uniform(-20, 20, 3) - spacing * (shape - 1) / 2)
     out = [volumes.resample(image, like=grid, kind=kind) for image, kind in zip(images, kinds, strict=True)]
     return [nib.Nifti1Image(volumes.array(image), header) for image in out]

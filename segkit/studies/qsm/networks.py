@@ -30,6 +30,9 @@ AUGMENTATION = {
 }  # fmt: skip
 
 
+LOSS = "cross_entropy_dice"  # the report names none
+
+
 def build(network: str, profile: Profile, *, classes: int = 1, **settings):
     """A network of :func:`segkit.models.names` for one mask (``classes=1``) or all nuclei (6); slim in smoke and quick."""
     from segkit import models
@@ -85,6 +88,8 @@ def run_name(
     minutes: float | None = None,
     epochs: int | None = None,
     augmented: bool = False,
+    loss: str = LOSS,
+    batch_size: int | None = None,
 ) -> str:
     """Folder in ``runs`` of a training: all that 03_training lets a user change, so that one does not run into another.
 
@@ -92,7 +97,8 @@ def run_name(
     'qsm_unet3d_nuclei_dim128_sub28_25min'
     """
     budget = ([f"e{epochs}"] if epochs else []) + ([f"{minutes:g}min"] if minutes else [])
-    return "_".join([network, label, f"dim{dim}", f"sub{subjects}", *budget, *(["augmented"] if augmented else [])])
+    changed = ["augmented"] * augmented + [loss] * (loss != LOSS) + ([f"batch{batch_size}"] if batch_size else [])
+    return "_".join([network, label, f"dim{dim}", f"sub{subjects}", *budget, *changed])
 
 
 def train(
@@ -105,7 +111,8 @@ def train(
     name: str | None = None,
     minutes: float | None = None,
     epochs: int | None = None,
-    loss: str = "cross_entropy_dice",
+    loss: str = LOSS,
+    batch_size: int | None = None,
     augmented: bool = False,
     seed: int | None = None,
     verbose="auto",
@@ -130,6 +137,8 @@ def train(
         Of the run folder; default :func:`run_name`.
     loss : str
         Of :func:`segkit.losses.get`, such as "dice" (soft Dice).
+    batch_size : int, optional
+        Patches a step (the report: 4); default the profile's.
     augmented : bool
         Turn, scale, bend and change the patches; the report did not.
 
@@ -149,7 +158,8 @@ def train(
     model = build(network, profile, classes=classes, **settings)
     patch = tuple(min(p, dim) for p in profile.patch)
     own = {
-        "patch": patch, "classes": classes, "batch_size": profile.batch_size, "seed": seed, "context": network == "qsm_double_branch",
+        "patch": patch, "classes": classes, "batch_size": batch_size or profile.batch_size, "seed": seed,
+        "context": network == "qsm_double_branch",
     }  # fmt: skip
     sets = {}
     for side, steps in (("train", profile.steps), ("selection", max(4, 2 * len(subjects["selection"])))):
@@ -157,7 +167,15 @@ def train(
         moves = augment.volumes(**AUGMENTATION) if augmented and side == "train" else None
         sets[side] = data.Patches(known, foreground=2 / 3, steps=steps, augment=moves, **own)
     name = name or run_name(
-        network, label, dim, len(subjects["train"]), minutes=minutes, epochs=epochs, augmented=augmented
+        network,
+        label,
+        dim,
+        len(subjects["train"]),
+        minutes=minutes,
+        epochs=epochs,
+        augmented=augmented,
+        loss=loss,
+        batch_size=batch_size,
     )
     history = training.fit(
         model, sets["train"], sets["selection"], run=run.results / "runs" / name,
@@ -174,19 +192,21 @@ def predict_patches(
     *,
     patch: Sequence[int],
     overlap: bool = True,
+    whole: bool = False,
     window: str = "gaussian",
     context: bool = False,
 ) -> np.ndarray:
     """Probabilities (x, y, z, classes) of a cube prepared as in :func:`load_training`, from patches.
 
     ``overlap`` by half a patch and blended, or side by side as in the report. Overlapping ones are cut from the box of what is not 0, which
-    is half of a padded cube; beyond it all is background. With ``context`` from the whole cube, whose rim is what training saw there.
+    is half of a padded cube; beyond it all is background. With ``whole`` they are cut from the whole cube, so that every second one begins
+    where one side by side does; with ``context``, too, since training saw the cube's rim.
     """
     from segkit import inference
 
     image = np.asarray(image, np.float32)
     box: tuple[slice, ...] = (...,)
-    if overlap and not context and image.any():
+    if overlap and not whole and not context and image.any():
         box = centre_box(image, np.maximum(volumes.bounding_box(image)[1], patch))
     found = inference.predict(
         model, nib.Nifti1Image(image[box], np.eye(4)), output="probabilities", patch=patch,

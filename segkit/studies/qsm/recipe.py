@@ -53,9 +53,19 @@ class Nuclei(NamedTuple):
 
 
 def load(path: Path) -> Nuclei:
-    """A saved network and its atlas, ``<name>.keras`` and ``<name>.atlas.nii.gz`` beside it."""
+    """A saved network and its atlas, ``<name>.keras`` and ``<name>.atlas.nii.gz`` beside it.
+
+    Raises
+    ------
+    FileNotFoundError
+        When one of them is missing: networks of 03_training other than the recipe have no atlas, and do not segment maps.
+    """
     from segkit import models
 
+    if Path(path).is_file() and not atlas_beside(path).is_file():
+        raise FileNotFoundError(
+            f"{path}: has no atlas beside it ({atlas_beside(path).name}), so it is not our recipe; leave model out for the released one"
+        )
     return Nuclei(models.load(Path(path)), volumes.load(common.need(atlas_beside(path), "03_training")))
 
 

@@ -86,7 +86,7 @@ def read(row: pd.Series, values: Mapping[str, Sequence[int]]) -> tuple[Nifti1Ima
 
 
 def downsample_all(subjects: Sequence[str], results: Path, *, dims: Sequence[int], jobs: int = JOBS) -> pd.DataFrame:
-    """Step 02: halve the cubes of step 01 again and again: maps by mean, masks by majority, ``padded/<subject>/`` again.
+    """Step 02: a half, a quarter, an eighth of the cubes of step 01: maps by mean, masks by majority of each block, ``padded/<subject>/``.
 
     Returns
     -------
