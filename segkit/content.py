@@ -110,7 +110,7 @@ class Content(keras.losses.Loss):
     low, high : float
         Image values that become black and white.
     dice_weight : float
-        Adds so much Dice loss between the masks: the hybrid that the report did not try.
+        Adds so much of V-Net's Dice loss between the masks: the hybrid that the report did not try.
     relative : bool
         Divide by what an empty prediction would cost, so that content is about 1 at most, on one scale with Dice; without it
         it is some 10⁴ times larger.
@@ -167,11 +167,11 @@ def _apart(a, b):
 
 
 def _dice(y_true, y_pred, weight: float):
-    """Dice loss over the batch, with 1 added above and below (:class:`segkit.losses.Dice`)."""
+    """Dice loss over the batch with squares and 1 added above and below (:class:`segkit.losses.Dice`, ``squared``)."""
     if not weight:
         return 0.0
     t, p = ops.cast(y_true[..., :1], "float32"), ops.cast(y_pred, "float32")
-    return weight * (1 - (2 * ops.sum(t * p) + 1) / (ops.sum(t) + ops.sum(p) + 1))
+    return weight * (1 - (2 * ops.sum(t * p) + 1) / (ops.sum(t * t) + ops.sum(p * p) + 1))
 
 
 @keras.saving.register_keras_serializable("segkit")

@@ -33,13 +33,15 @@ def bootstrap_mean(
     return float(values.mean()), float(low), float(high)
 
 
-def paired(table: pd.DataFrame) -> pd.DataFrame:
+def paired(table: pd.DataFrame, *, base: str | None = None) -> pd.DataFrame:
     """Compare every pair of recipes over the same subjects: Wilcoxon signed rank, p-values corrected after Holm.
 
     Parameters
     ----------
     table : DataFrame
         A row a subject, a column a recipe. A pair uses the subjects with finite values in both.
+    base : str, optional
+        Compare this recipe alone with each of the others, which leaves fewer p-values to correct.
 
     Returns
     -------
@@ -50,7 +52,12 @@ def paired(table: pd.DataFrame) -> pd.DataFrame:
     if table.shape[1] < 2:
         raise ValueError(f"comparing needs at least two columns (recipes), not {list(table.columns)}")
     rows = []
-    for a, b in combinations(table.columns, 2):
+    if base is not None and base not in table:
+        raise ValueError(f"there is no recipe {base!r} to compare with; choose one of {list(table.columns)}")
+    pairs = (
+        combinations(table.columns, 2) if base is None else ((base, other) for other in table.columns if other != base)
+    )
+    for a, b in pairs:
         both = table[[a, b]].astype(float)
         both = both[np.isfinite(both).all(axis=1)]
         difference = (both[a] - both[b]).to_numpy()

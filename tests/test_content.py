@@ -82,7 +82,7 @@ def test_the_hybrid_is_the_sum(rng):
     t = target(mask, image)
     both = number(content.Content("random", dice_weight=0.5)(t, prediction))
     apart = number(content.Content("random")(t, prediction)) + 0.5 * number(
-        losses.Dice(smooth=1.0)(t[..., :1], prediction)
+        losses.Dice(smooth=1.0, squared=True)(t[..., :1], prediction)
     )
     assert both == pytest.approx(apart, rel=1e-5)
 

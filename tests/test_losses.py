@@ -54,6 +54,9 @@ def test_dice_by_hand():
     t, p = np.array([[[1.0], [0.0]]]), np.array([[[0.5], [0.5]]])
     assert value(losses.Dice(smooth=0), t, p) == pytest.approx(1 - 2 * 0.5 / 2)
     assert value(losses.Dice(smooth=1), t, p) == pytest.approx(1 - (2 * 0.5 + 1) / (2 + 1))
+    assert value(losses.Dice(smooth=1, squared=True), t, p) == pytest.approx(
+        1 - (2 * 0.5 + 1) / (1 + 0.5 + 1)
+    )  # |P|² = .5
 
 
 def test_tversky_by_hand():

@@ -47,6 +47,15 @@ def test_paired_is_wilcoxon_with_holm(rng):
     assert out.loc[("a", "b"), "difference"] == pytest.approx((table["a"] - table["b"]).mean())
 
 
+def test_paired_with_one_recipe_alone_corrects_for_fewer_tests(rng):
+    table = pd.DataFrame(rng.normal(0, 1, (12, 3)), columns=list("abc"))
+    out = statistics.paired(table, base="b")
+    assert out[["a", "b"]].to_numpy().tolist() == [["b", "a"], ["b", "c"]]
+    assert out["p_holm"].min() == pytest.approx(min(1, 2 * out["p"].min()))
+    with pytest.raises(ValueError, match="no recipe 'd' to compare with"):
+        statistics.paired(table, base="d")
+
+
 def test_paired_edge_cases():
     table = pd.DataFrame({"a": [1.0, 2.0, math.inf], "b": [1.0, 2.0, 3.0], "c": [math.nan, 1.0, math.nan]})
     out = statistics.paired(table).set_index(["a", "b"])

@@ -51,7 +51,8 @@ def write(
     folder = Path(folder)
     # of a folder its name alone is recorded, so that data may move
     named = {k: v.name if isinstance(v, Path) else v for k, v in settings.items()}
-    wanted = json.loads(json.dumps({"phantom": study, "subjects": dict(subjects), "seed": seed, **named}))
+    version = {"version": module.VERSION} if hasattr(module, "VERSION") else {}
+    wanted = json.loads(json.dumps({"phantom": study, "subjects": dict(subjects), "seed": seed, **named, **version}))
     mark = folder / MARK
     if mark.is_file():
         found = json.loads(mark.read_text())

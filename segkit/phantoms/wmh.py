@@ -10,7 +10,6 @@ Kuijf et al., IEEE TMI 38 (2019): the challenge. Billot et al., SynthSeg, Medica
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,6 +23,9 @@ from scipy import ndimage
 from segkit import volumes
 from segkit.phantoms import anatomy
 
+VERSION = (
+    2  # of the phantoms: one more when a subject's voxels change, so that old and new are not taken for the same data
+)
 GRID = (192, 224, 192)  # 1 mm voxels in which anatomy is made
 # soft maps a subject is made of, in this order
 PARTS = ("white", "cortex", "deep", "stem", "ventricles", "sulci", "lesion", "halo", "rim", "choroid")
@@ -96,11 +98,6 @@ CENTRES = {
     # unseen in training: the external set
     "CentreD": Centre((0.9, 0.9, 8.0), Look(cortex=1.05, deep=1.2, lesion=1.4, noise=0.06, bias=0.2, sulci=0.5, gamma=0.85), stripped=True),
 }  # fmt: skip
-
-
-def mark() -> str:
-    """Changes with this file: what learned from these phantoms carries it, so that an edit is not taken for the same data."""
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
 
 
 def share(n: int) -> dict[str, int]:
@@ -316,6 +313,29 @@ def badly_stripped(scan: np.ndarray, spacing_mm: Sequence[float], rng: np.random
     return np.where(bitten, 0, scan).astype(np.float32)
 
 
+def slabs(image: Nifti1Image, *, every_mm: float, thick_mm: float | None = None, first_mm: float = 0.0) -> Nifti1Image:
+    """The slices of a scanner: ``image`` averaged over slabs of ``thick_mm`` along its third axis, one each ``every_mm``.
+
+    Less than ``every_mm`` thick (the default), slabs leave gaps, as clinics' scans do. ``first_mm``: where the first slab's share of the
+    axis begins.
+    """
+    mm = volumes.spacing(image)[2]
+    data = volumes.array(image, np.float32)
+    size = max(1, round((thick_mm or every_mm) / mm))
+    smooth = ndimage.uniform_filter1d(data, size, axis=2, mode="nearest")
+    count = max(1, int((data.shape[2] * mm - first_mm) / every_mm + 1e-6))
+    middle = (first_mm + every_mm * (np.arange(count) + 0.5)) / mm - 0.5  # in voxels
+    at = np.clip(
+        middle + (0.5 if size % 2 == 0 else 0.0), 0, data.shape[2] - 1
+    )  # an even window lies half a voxel before its index
+    low = np.minimum(np.floor(at).astype(int), max(0, data.shape[2] - 2))
+    share_ = (at - low).astype(np.float32).reshape(-1, *[1] * (data.ndim - 3))
+    high = np.minimum(low + 1, data.shape[2] - 1)
+    out = smooth[:, :, low] * (1 - share_) + smooth[:, :, high] * share_
+    affine = image.affine @ nib.affines.from_matvec(np.diag([1, 1, every_mm / mm]), (0, 0, middle[0]))
+    return nib.Nifti1Image(out, affine)
+
+
 def skull(brain_mask: np.ndarray, spacing_mm: Sequence[float], rng: np.random.Generator) -> np.ndarray:
     """What lies around a brain that was not stripped: a dark gap, then scalp and fat (relative to white matter)."""
     away = edt.edt(~brain_mask, anisotropy=spacing_mm)
@@ -337,7 +357,10 @@ def subject(
     stack = np.stack([parts[n] for n in PARTS], axis=-1)
     ready = nib.Nifti1Image(stack, affine)
     spacing = tuple(s * (coarse if a < 2 else 1) for a, s in enumerate(site.spacing_mm))
-    on_grid = volumes.resample(ready, spacing_mm=spacing, kind="image")  # smoothed along thick slices: partial volume
+    thick = spacing[2] > fine
+    on_grid = volumes.resample(ready, spacing_mm=(*spacing[:2], fine if thick else spacing[2]), kind="image")
+    if thick:
+        on_grid = slabs(on_grid, every_mm=spacing[2])
     maps = volumes.array(on_grid)
     own = dataclasses.replace(site.look, **{
         k: getattr(site.look, k) * float(rng.normal(1, 0.05)) for k in ("cortex", "deep", "lesion", "noise", "bias")

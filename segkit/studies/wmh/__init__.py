@@ -27,7 +27,7 @@ from segkit.studies.wmh.layout import (
 )
 from segkit.studies.wmh.networks import build, predict, to_mask, train
 from segkit.studies.wmh.real import best_recipe
-from segkit.studies.wmh.recipe import make_anatomies, painted, predict_recipe, train_recipe, zscore_slice
+from segkit.studies.wmh.recipe import make_anatomies, normalise_slice, painted, predict_recipe, train_recipe
 from segkit.studies.wmh.steps import INTENSITIES, back, downsample, load, pad_square, resize, scale, standardise
 from segkit.studies.wmh.tables import (
     NOTE,
@@ -49,9 +49,10 @@ from segkit.studies.wmh.user import load_model, measure, release, released, segm
 __getattr__ = common.lazily(__name__, "experiments")
 
 __all__ = [
-    "EXTERNAL", "INTENSITIES", "LABELS", "LOSSES", "NOTE", "OTHER", "PROFILES", "RELEASED", "SCORES", "SIZE", "SOFT", "Profile", "back",
-    "best_recipe", "build", "claims", "compare", "density_bins", "downsample", "evaluate", "experiments", "false_by_distance", "find",
-    "load", "load_model", "make_anatomies", "measure", "missed_by_size", "pad_square", "painted", "predict", "predict_recipe", "read",
-    "release", "released", "resize", "result_as_method", "save_scores", "scale", "segment", "split", "standardise", "start", "summary",
-    "three_columns", "threshold_as_method", "to_mask", "train", "train_recipe", "zscore_slice",
+    "EXTERNAL", "INTENSITIES", "LABELS", "LOSSES", "NOTE", "OTHER", "PROFILES", "RELEASED", "SCORES", "SIZE", "SOFT", "Profile",
+    "back", "best_recipe", "build", "claims", "compare", "density_bins", "downsample", "evaluate", "experiments",
+    "false_by_distance", "find", "load", "load_model", "make_anatomies", "measure", "missed_by_size", "normalise_slice",
+    "pad_square", "painted", "predict", "predict_recipe", "read", "release", "released", "resize", "result_as_method",
+    "save_scores", "scale", "segment", "split", "standardise", "start", "summary", "three_columns", "threshold_as_method",
+    "to_mask", "train", "train_recipe",
 ]  # fmt: skip

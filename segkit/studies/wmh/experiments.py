@@ -16,18 +16,19 @@ import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from segkit import content, models, phantoms
 from segkit.studies import common
-from segkit.studies.wmh.layout import SIZE, find, split, start
+from segkit.studies.wmh.layout import HARD, LOSSES, SIZE, find, split, start
 from segkit.studies.wmh.networks import predict, train
 from segkit.studies.wmh.real import TUNED_ON, finetune, opened, recipe, release_recipe
 from segkit.studies.wmh.steps import downsample, how_of, standardise
 from segkit.studies.wmh.tables import evaluate
 
 SETS = {"test": "internal", "external": "external"}
-PLAIN: dict = {"pools": 2, "reduction": "concatenated", "soft": True}  # of the content loss, as reported
+PLAIN: dict = {"pools": 2, "reduction": "concatenated"}  # of the content loss, as reported
 COMMAND = {  # that writes a table whose rows may be of several recipes
     "real": "recipe --real DIR --final", "real_missed": "recipe --real DIR --final", "tuning": "recipe --real DIR",
     "openings": "recipe --real DIR --final", "thresholds": "recipe --real DIR",
@@ -38,20 +39,37 @@ COMMAND = {  # that writes a table whose rows may be of several recipes
 def prepare(run: common.Run, *, size: int | None = None) -> None:
     """Do what 01 and 02 do, for the subjects whose files are not there."""
     table, size = find(run.data), size or run.profile.size
-    left = [s for s in table.index if not (run.results / "downsampled" / f"{s}.npz").is_file()]
+    left = [s for s in table.index if _side(run.results / "downsampled" / f"{s}.npz") != size]
     if left:
         standardise(table.loc[left], run.results)
         downsample(left, run.results, size=size)
 
 
+def _side(path: Path) -> int | None:
+    """Pixels a side of the slices that 02 wrote; None where it did not."""
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as part:
+        return part["image"].shape[0]
+
+
 def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epochs: int | None = None) -> str:
     """What a row of the generator was made with; the last word changes with its part of the profile, the data and the subjects."""
     budget = f"{minutes:g} minutes" if minutes else f"{epochs} epochs"
-    used = {
-        k: v for k, v in dataclasses.asdict(run.profile).items() if not k.startswith(("recipe_", "losses", "seeds"))
-    }
-    made = run.data / phantoms.MARK
-    mark = common.mark(used, made.read_text() if made.is_file() else "", list(find(run.data).index))
+    p, made, subjects = run.profile, run.data / phantoms.MARK, list(find(run.data).index)
+    used = (
+        p.size,
+        p.filters,
+        p.batch_size,
+        p.steps,
+        p.learning_rate,
+        p.momentum,
+        HARD,
+        sorted(map(str, LOSSES.items())),
+    )
+    here = [s for s in subjects if (run.results / "downsampled" / f"{s}.npz").is_file()]
+    how = how_of(run.results, here[0]) if here else "maximum"
+    mark = common.mark(used, how, made.read_text() if made.is_file() else "", subjects)
     return f"{what}, {budget}, {run.profile.size}², settings {mark}"
 
 
@@ -76,6 +94,11 @@ def cell_name(cell: dict) -> str:
     return "_".join(map(str, (*words, "soft" if cell["soft"] else "hard")))
 
 
+def plain(loss: str, seed: int, features: str) -> dict:
+    """The cell of a loss as reported."""
+    return {"loss": loss, "seed": seed, "features": features, "soft": loss not in HARD} | PLAIN
+
+
 def features_of(run: common.Run) -> str:
     """Where the features in ``tables/losses.csv`` came from; "random" where it has none."""
     path = run.results / "tables" / "losses.csv"
@@ -89,7 +112,7 @@ def load_cell(run: common.Run, loss: str, *, features: str | None = None, seed: 
     ``features``: as they were given there; default those of :func:`features_of`.
     """
     source = content.source_of(features or features_of(run)) if "content" in loss else "none"
-    name = cell_name({"loss": loss, "seed": seed, "features": source} | PLAIN)
+    name = cell_name(plain(loss, seed, source))
     path = run.results / "runs" / name / "best.keras"
     if not path.is_file():
         print(f"{common.shown(path)} is not here: train it with experiments losses")
@@ -107,14 +130,13 @@ def losses_table(
 ) -> pd.DataFrame:
     """Each loss and seed on the phantoms, tested on the same centres, an unseen one and real scans: ``tables/losses.csv``."""
     profile = run.profile
-    cells = [{"loss": loss, "seed": seed, "features": features} | PLAIN
-             for seed in profile.seeds for loss in (losses or profile.losses)]  # fmt: skip
+    cells = [plain(loss, seed, features) for seed in profile.seeds for loss in (losses or profile.losses)]
     return _cells(run, "losses", cells, real, verbose)
 
 
 def features_table(run: common.Run, *, features: str = "imagenet", real: Path | None = None, verbose=2) -> pd.DataFrame:
     """The content loss with random features, per layer, with one and three pools, and with hard targets: ``tables/features.csv``."""
-    plain = {"loss": "content", "seed": run.seed, "features": features} | PLAIN
+    base = plain("content", run.seed, features)
     changes: list[dict] = [
         {},
         {"features": "random"},
@@ -123,7 +145,7 @@ def features_table(run: common.Run, *, features: str = "imagenet", real: Path | 
         {"pools": 3},
         {"soft": False},
     ]
-    return _cells(run, "features", [plain | change for change in changes], real, verbose)
+    return _cells(run, "features", [base | change for change in changes], real, verbose)
 
 
 def _cells(run: common.Run, what: str, cells: Sequence[dict], real: Path | None, verbose) -> pd.DataFrame:
@@ -160,16 +182,16 @@ def _cells(run: common.Run, what: str, cells: Sequence[dict], real: Path | None,
     return done
 
 
-def full_net(run: common.Run, *, features: str = "imagenet", minutes: float | None = None, verbose=2) -> pd.DataFrame:
+def full_net(run: common.Run, *, features: str = "imagenet", minutes: float = 100, verbose=2) -> pd.DataFrame:
     """The report's own generator at 224² with the content loss, for one cell: ``tables/full_net.csv``.
 
-    A cell has some hundred steps on two cores: they are validated every fifty, and the batch statistics forget faster.
+    It has some hundreds of steps on two cores: they are validated every fifty, and the batch statistics forget faster.
     """
     whole = dataclasses.replace(
         run.profile,
         size=SIZE,
         filters=None,
-        minutes=minutes or run.profile.minutes,
+        minutes=minutes if run.profile.minutes else None,
         steps=min(50, run.profile.steps),
         momentum=0.9,
     )
@@ -205,13 +227,14 @@ def main() -> None:
     parser.add_argument("--brains", type=common.folder, help="FreeSurfer label maps for the recipe's anatomies")
     parser.add_argument("--features", default="imagenet", help="weights of VGG19: imagenet, random or a file")
     parser.add_argument("--final", action="store_true", help="recipe: open the scans that do not tune, too")
-    parser.add_argument("--minutes", type=float, help="full_net: of its one cell")
+    parser.add_argument("--minutes", type=float, default=100, help="full_net: of its one cell")
     options = parser.parse_args()
     real = options.real
     if Path(options.features).is_file():  # under one name, or a run would not go on when it is called from elsewhere
         options.features = str(Path(options.features).resolve())
     run = start(options.profile, data=options.data, results=options.results)
-    prepare(run)
+    if options.what in ("losses", "features", "full_net"):
+        prepare(run)
     given = {
         "losses": {"features": options.features, "real": real}, "features": {"features": options.features, "real": real},
         "full_net": {"features": options.features, "minutes": options.minutes},

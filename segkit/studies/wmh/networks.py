@@ -7,7 +7,7 @@ from nibabel import Nifti1Image
 
 from segkit import postprocessing, volumes
 from segkit.studies import common
-from segkit.studies.wmh.layout import LOSSES, SOFT, Profile
+from segkit.studies.wmh.layout import HARD, LOSSES, SOFT, Profile
 from segkit.studies.wmh.steps import as_image, back, how_of, load, pad_square, resize, scale
 
 ROTATE = 30  # degrees: the report's only augmentation
@@ -15,15 +15,19 @@ ROTATE = 30  # degrees: the report's only augmentation
 
 def build(profile: Profile, **settings):
     """The report's generator on grey slices in three channels; slimmer where the profile says so."""
-    import keras
-
     from segkit import models
 
     chosen = {"filters": profile.filters} if profile.filters else {}
-    model = models.build("wmh_generator", **(chosen | settings))
+    return with_momentum(models.build("wmh_generator", **(chosen | settings)), profile.momentum)
+
+
+def with_momentum(model, momentum: float):
+    """``model``, whose batch normalisation remembers so much of its statistics from step to step."""
+    import keras
+
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = profile.momentum
+            layer.momentum = momentum
     return model
 
 
@@ -35,7 +39,7 @@ def train(
     features: str = "imagenet",
     pools: int = 2,
     reduction: str = "concatenated",
-    soft: bool = True,
+    soft: bool | None = None,
     name: str | None = None,
     minutes: float | None = None,
     epochs: int | None = None,
@@ -57,8 +61,9 @@ def train(
         One of :data:`segkit.studies.wmh.LOSSES`, or another of :func:`segkit.losses.get`.
     features, pools, reduction
         Of the content loss; see :class:`segkit.content.Content`.
-    soft : bool
-        Targets of .1 and .9 instead of 0 and 1, for every loss, as in the report.
+    soft : bool, optional
+        Targets of .1 and .9 instead of 0 and 1, as in the report; default for every loss but those of
+        :data:`segkit.studies.wmh.layout.HARD`.
     start : path, optional
         Model whose weights training starts from.
 
@@ -69,7 +74,7 @@ def train(
 
     from segkit import augment, content, data, losses, models, training
 
-    profile = run.profile
+    profile, soft = run.profile, loss not in HARD if soft is None else soft
     minutes, epochs, seed = common.begin(
         run, (profile.minutes, profile.epochs), minutes=minutes, epochs=epochs, seed=seed
     )

@@ -18,14 +18,16 @@ from segkit.studies.wmh.tables import evaluate, missed_by_size, result_as_method
 from segkit.studies.wmh.user import release
 
 TUNED_ON = "openms"  # real scans that recipes are tuned on; all others are opened once a recipe
-THICK_MM = 8.0  # those are tuned on as they are and averaged to slices of this thickness, as clinics take them
-THRESHOLDS = tuple(round(0.1 * k, 1) for k in range(1, 10))
+EVERY_MM = 8.0  # those are tuned on as they are, and in slices so far apart and so thick, as clinics take them
+THICK_MM = 7.0
+THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(2, 19))
+ENOUGH_ML = 5.0  # of lesions: the Dice of a scan with less says little
 THRESHOLD_K = 1.35  # of the intensity baseline: the best fixed multiple on ``openms``
 
 
 def anatomies(run: common.Run, brains: Path | None) -> tuple[Path, list[str]]:
     """Folder and names of the anatomies that the recipe learns from; made where they are not there."""
-    made = common.mark(phantom.mark(), ours.TILT, ours.THICK_MM, run.seed, run.profile.coarse)
+    made = common.mark(phantom.VERSION, ours.NUMBER, ours.TILT, ours.THICK_MM, run.seed, run.profile.coarse)
     folder = run.results / "padded" / f"anatomies_{'mni' if brains is None else brains.name}_{made}"
     return folder, ours.make_anatomies(
         folder, run.profile.recipe_subjects, seed=run.seed, coarse=float(run.profile.coarse), brains=brains
@@ -35,8 +37,8 @@ def anatomies(run: common.Run, brains: Path | None) -> tuple[Path, list[str]]:
 def name_of(run: common.Run, brains: Path | None) -> str:
     """The recipe in a row of a table; the last word changes with the phantoms and with what the profile sets for it."""
     p = run.profile
-    used = (ours.NUMBER, phantom.mark(), ours.TILT, ours.THICK_MM, ours.MOVES, p.coarse, p.steps, p.batch_size, p.recipe_subjects,
-            p.recipe_filters, training.RECIPE, run.seed)  # fmt: skip
+    used = (ours.NUMBER, phantom.VERSION, ours.TILT, ours.THICK_MM, ours.MOVES, ours.SCALES, p.coarse, p.steps, p.batch_size,
+            p.recipe_subjects, p.recipe_filters, p.momentum, training.RECIPE, run.seed)  # fmt: skip
     budget = f"{p.recipe_minutes:g} minutes" if p.recipe_minutes else f"{p.recipe_epochs} epochs"
     return f"{RELEASED}, anatomy {'MNI152' if brains is None else brains.name}, {budget}, settings {common.mark(*used)}"
 
@@ -46,9 +48,9 @@ def recipe(
 ) -> pd.DataFrame:
     """Ours on phantoms alone, and what stands beside it on the real scans: ``tables/real.csv``.
 
-    Scans of ``openms`` tune, as they are and averaged to thick slices: the threshold is the one of the best mean Dice there
-    (``tables/thresholds.csv``, a row a recipe). Those of ``clinical`` are opened only with ``final``; how often that was done is
-    counted, recipe by recipe, in ``tables/openings.csv``.
+    Scans of ``openms`` tune, as they are and averaged to thick slices: the threshold is the one of the best mean Dice over those with
+    :data:`ENOUGH_ML` of lesions (``tables/thresholds.csv``, a row a recipe). Those of ``clinical`` are opened only with ``final``; how
+    often that was done is counted, recipe by recipe, in ``tables/openings.csv``.
 
     Returns
     -------
@@ -65,9 +67,12 @@ def recipe(
     tuning = list(table.index[table["centre"] == TUNED_ON])
     if not tuning:
         raise ValueError(f"{real}: has no scans of {TUNED_ON} with masks, which choose the threshold")
-    by = threshold_table(method, tuning_scans(table.loc[tuning]))
-    if by.isna().all(axis=None):
+    scans = tuning_scans(table.loc[tuning])
+    ml = {s: float((truth == 1).sum() * np.prod(volumes.spacing(image)) / 1000) for s, (image, truth) in scans.items()}
+    if not any(ml.values()):
         raise ValueError(f"{real}: no scan of {TUNED_ON} has a lesion, so none can choose the threshold")
+    known = [s for s in scans if ml[s] >= ENOUGH_ML] or [s for s in scans if ml[s]]
+    by = threshold_table(method, {s: scans[s] for s in known})
     threshold = float(by.mean().idxmax())
     of_each = by[threshold].groupby(by.index.str.contains(" mm")).mean().rename({False: "as they are", True: "thick"})
     row = {"recipe": named, "threshold": threshold, "dice": by[threshold].mean(), **of_each, **by.mean().rename(str)}
@@ -93,14 +98,17 @@ def put(path: Path, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def opened(run: common.Run, named: str, scans: int) -> None:
-    """Count, once a recipe, that scans which do not tune were scored: ``tables/openings.csv``."""
-    put(run.results / "tables" / "openings.csv", pd.DataFrame([{"recipe": named, "scans": scans}]))
+    """Count, recipe by recipe, how often scans which do not tune were scored: ``tables/openings.csv``."""
+    path = run.results / "tables" / "openings.csv"
+    before = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=["recipe", "times"])
+    times = 1 + int(before.loc[before["recipe"] == named, "times"].sum())
+    put(path, pd.DataFrame([{"recipe": named, "scans": scans, "times": times}]))
 
 
 def tuning_scans(table: pd.DataFrame) -> dict[str, tuple[Nifti1Image, np.ndarray]]:
-    """Scan and truth of each subject, and once more in slices of :data:`THICK_MM` where its own are less than half as thick.
+    """Scan and truth of each subject, and once more in slices :data:`EVERY_MM` apart where its own are less than half as far.
 
-    A thick voxel is lesion where half of it is, and brain where half of it is.
+    A thick voxel is brain where half of it is, and lesion from the share on that the recipe learns.
     """
     out = {}
     for subject in table.index:
@@ -108,15 +116,14 @@ def tuning_scans(table: pd.DataFrame) -> dict[str, tuple[Nifti1Image, np.ndarray
         truth = volumes.array(mask)
         out[subject] = image, truth
         spacing = volumes.spacing(image)
-        if spacing[2] < THICK_MM / 2:
+        if spacing[2] < EVERY_MM / 2:
             data = volumes.array(image, np.float32)
             parts = (data, (data != 0).astype(np.float32), (truth == 1).astype(np.float32))
             thick, brain, lesion = (
-                volumes.resample(volumes.like(p, image), spacing_mm=(*spacing[:2], THICK_MM), kind="image")
-                for p in parts
+                phantom.slabs(volumes.like(p, image), every_mm=EVERY_MM, thick_mm=THICK_MM) for p in parts
             )
-            inside, lesion = volumes.array(brain) >= 0.5, volumes.array(lesion) >= 0.5
-            out[f"{subject}, {THICK_MM:g} mm"] = (
+            inside, lesion = volumes.array(brain) >= 0.5, volumes.array(lesion) >= ours.drawn_from(EVERY_MM)
+            out[f"{subject}, {EVERY_MM:g} mm"] = (
                 volumes.like(np.where(inside, volumes.array(thick), 0), thick), lesion.astype(np.uint8)
             )  # fmt: skip
     return out
@@ -202,20 +209,22 @@ def finetune(run: common.Run, *, real: Path, epochs: int = 10, verbose=2) -> pd.
         raise ValueError(f"{real}: has no scans of {TUNED_ON} to learn from")
     keras.utils.set_random_seed(run.seed)
     model, spacing_mm = models.load(start), float(run.profile.coarse)
+    pairs = {}
+    for scan, (given, truth) in tuning_scans(table[table["centre"] == TUNED_ON]).items():
+        pairs[scan] = [volumes.resample(i, spacing_mm=(spacing_mm, spacing_mm, volumes.spacing(i)[2]), kind=k)
+                       for i, k in ((given, "image"), (volumes.like(truth, given), "label"))]  # fmt: skip
+    side = max(max(image.shape[:2]) for image, _ in pairs.values())
     known = {}
-    for subject in table.index[table["centre"] == TUNED_ON]:
-        image, mask = (volumes.resample(i, spacing_mm=(spacing_mm, spacing_mm, volumes.spacing(i)[2]), kind=k)
-                       for i, k in zip(read(table.loc[subject]), ("image", "label"), strict=True))  # fmt: skip
-        side = [-(-n // 16) * 16 for n in image.shape[:2]]
-        square, truth = (volumes.array(volumes.pad(i, (*side, i.shape[2]))) for i in (image, mask))
-        ready = np.stack([ours.zscore_slice(square[..., k]) for k in range(square.shape[2])], axis=-1)
-        known[subject] = np.stack([ready, 10 * (square != 0)], axis=-1), (truth == 1).astype(np.uint8)
+    for scan, both in pairs.items():
+        square, truth = (volumes.array(volumes.pad(i, (-(-side // 16) * 16,) * 2 + i.shape[2:])) for i in both)
+        ready = np.stack([ours.normalise_slice(square[..., k]) for k in range(square.shape[2])], axis=-1)
+        known[scan] = np.stack([ready, 10 * (square != 0)], axis=-1), (truth == 1).astype(np.uint8)
     moves = augment.slices(flips=(0,), rotate=15, scale=0.15, bend=1.0, gain=0, gamma=0.2, noise=0.1, sequences=2)
     chosen = data.Slices(known, classes=1, batch_size=run.profile.batch_size, seed=run.seed, augment=ours.rescored(moves), foreground=0.7,
-                         steps=run.profile.steps)  # fmt: skip
+                         groups={s: s for s in known}, steps=run.profile.steps)  # fmt: skip
     training.fit(
         model, chosen, None, run=start.parent.with_name(f"{start.parent.name}_finetuned"), loss=losses.get("cross_entropy_dice"),
-        epochs=epochs, learning_rate=3e-4, seed=run.seed, bfloat16=True, verbose=verbose, **training.RECIPE,
+        epochs=epochs, learning_rate=3e-4, seed=run.seed, bfloat16=True, monitor="last", verbose=verbose, **training.RECIPE,
     )  # fmt: skip
     rest = list(table.index[(table["centre"] != TUNED_ON) & table["mask"].notna()])
     threshold = float(base["threshold"])

@@ -12,11 +12,14 @@ from segkit import files, volumes
 from segkit.phantoms import wmh as phantom
 from segkit.studies import common
 from segkit.studies.wmh.layout import RELEASED
+from segkit.studies.wmh.networks import with_momentum
 
-NUMBER = 2  # of the recipe: one more when its network or its training changes
+NUMBER = 3  # of the recipe: one more when its network, its anatomies or its training change
 SPACING_MM = 1.0  # pixels that it sees
 TILT = 30.0  # degrees: slices of a clinic's scan are seldom those of an atlas
 THICK_MM = (1, 2, 3, 3, 5, 6, 7.5, 7.5, 8, 8)  # of its slices, each as likely; a clinic's FLAIR is seldom thin
+SCALES = (0.9, 1.0, 1.1)  # at prediction
+THICK_FROM_MM = 4.0  # slices in which a rater draws what fills less than half of them, too
 MOVES = {"flips": (0,), "rotate": 15, "scale": 0.15, "bend": 1.0, "gain": 0}
 
 
@@ -25,7 +28,8 @@ def make_anatomies(
 ) -> list[str]:
     """Write ``count`` anatomies with lesions for the recipe, ``<folder>/<k>.npz``: soft maps (x, y, z, parts) as bytes; names of all.
 
-    Slices are 1 to 8 mm thick, as if averaged by a scanner; heads nod, ventricles are wide, the outer fluid is stripped off in part.
+    Slices are 1 to 8 mm apart and averaged over two thirds of that or more, as by a scanner; heads nod, ventricles are wide, the outer
+    fluid is stripped off in part. Half of them have up to 60 ml of lesions, half up to 220 ml.
     Anatomy comes from FreeSurfer label maps in ``brains`` in turn, every fourth from the MNI152 maps; those there are not made
     again.
 
@@ -57,12 +61,15 @@ def _anatomy(path: Path, seed: int, number: int, coarse: float, source: Path | N
     label_map = None if source is None else volumes.canonical(volumes.load(source))
     parts, affine = phantom.brain(rng, source=label_map, coarse=coarse, tilt=TILT)
     parts = phantom.aged(parts, (coarse,) * 3, rng)
-    parts = parts | phantom.lesions(parts, (coarse,) * 3, rng)
+    load_ml = float(np.exp(rng.uniform(np.log(0.5), np.log(60))) if rng.random() < 0.5 else rng.uniform(20, 220))
+    parts = parts | phantom.lesions(parts, (coarse,) * 3, rng, load_ml=load_ml)
     stack = np.stack([parts[n] for n in phantom.PARTS], axis=-1)
     thick = float(rng.choice(THICK_MM)) * max(1.0, coarse)
     image = nib.Nifti1Image(stack, affine)
     if thick > coarse:
-        image = volumes.resample(image, spacing_mm=(coarse, coarse, thick), kind="image")
+        image = phantom.slabs(
+            image, every_mm=thick, thick_mm=rng.uniform(0.65, 1) * thick, first_mm=rng.uniform(0, thick)
+        )
     data = np.clip(np.round(255 * volumes.array(image)), 0, 255).astype(np.uint8)
     inside = data[..., :6].any(axis=(0, 1, 3))
     with files.atomic(path) as temporary:
@@ -70,37 +77,46 @@ def _anatomy(path: Path, seed: int, number: int, coarse: float, source: Path | N
 
 
 def painted(moves, *, spacing_mm: float):
-    """A transform for anatomies: ``moves``, then a scan painted with a look drawn anew, brain-extracted, z-scored."""
+    """A transform for anatomies: ``moves``, then a scan painted with a look drawn anew, brain-extracted, normalised."""
 
     def transform(image, label, rng):
         image, label = moves(image, label, rng)
         mm = (spacing_mm, spacing_mm)
         scan = phantom.paint(np.clip(image / 255, 0, 1), mm, rng, phantom.Look.drawn(rng))
         scan = phantom.badly_stripped(scan, mm, rng)
-        return zscore_slice(scan)[..., None], label * (scan != 0)
+        return normalise_slice(scan)[..., None], label * (scan != 0)
 
-    transform.settings = moves.settings | {"painted": phantom.mark()}
+    transform.settings = moves.settings | {"painted": (phantom.VERSION, NUMBER)}
     return transform
 
 
 def rescored(moves):
-    """``moves`` on slices whose last channel is 10 in the brain and 0 outside, then the outside 0 again and the inside z-scored anew."""
+    """``moves`` on slices whose last channel is 10 in the brain and 0 outside, then the outside 0 again and the inside normalised anew."""
 
     def transform(image, label, rng):
         image, label = moves(image, label, rng)
         inside = image[..., 1] > 5
-        return zscore_slice(np.where(inside, image[..., 0], 0))[..., None], label
+        return normalise_slice(np.where(inside, image[..., 0], 0))[..., None], label
 
     transform.settings = moves.settings | {"rescored": True}
     return transform
 
 
-def zscore_slice(scan: np.ndarray) -> np.ndarray:
-    """A slice by mean and deviation of its non-zero pixels, 0 outside of them."""
+def normalise_slice(scan: np.ndarray) -> np.ndarray:
+    """A slice by median and interquartile range of its non-zero pixels, which lesions move less than mean and deviation; 0 outside.
+
+    The range counts as 1.35, as of a normal distribution.
+    """
     inside = scan != 0
     if inside.sum() < 10:
         return np.zeros_like(scan, np.float32)
-    return np.where(inside, (scan - scan[inside].mean()) / max(float(scan[inside].std()), 1e-6), 0).astype(np.float32)
+    low, middle, high = np.percentile(scan[inside], (25, 50, 75))
+    return np.where(inside, (scan - middle) / max((high - low) / 1.35, 1e-6), 0).astype(np.float32)
+
+
+def drawn_from(slice_mm: float) -> float:
+    """Share of a voxel that makes it lesion, in slices of so many mm."""
+    return 0.5 if slice_mm < THICK_FROM_MM else 0.37
 
 
 def train_recipe(
@@ -117,7 +133,7 @@ def train_recipe(
     """Train ours on phantoms alone: slices of anatomies of :func:`make_anatomies`, painted with random contrast each time they are seen.
 
     Anatomies are drawn equally often, whatever their slices' thickness. All of them train, since what chooses a recipe are real scans;
-    the state with the smallest training loss is kept. Cross-entropy + Dice, AdamW with a cosine schedule, moving average of the weights.
+    the last state is kept. Cross-entropy + Dice, AdamW with a cosine schedule, moving average of the weights.
 
     Returns
     -------
@@ -131,12 +147,13 @@ def train_recipe(
         run, (profile.recipe_minutes, profile.recipe_epochs), minutes=minutes, epochs=epochs, seed=seed
     )
     chosen = {"filters": profile.recipe_filters} if profile.recipe_filters else {}
-    model = models.build(RELEASED, **chosen)
+    model = with_momentum(models.build(RELEASED, **chosen), profile.momentum)
     known, lesion = {}, phantom.PARTS.index("lesion")
     for n in names:
         with np.load(common.need(anatomies / f"{n}.npz", "03_training")) as part:
-            known[n] = part["parts"], (part["parts"][..., lesion] >= 128).astype(np.uint8)
             mm = float(part["mm"][0])
+            share = drawn_from(float(part["mm"][2]) / max(1.0, mm))
+            known[n] = part["parts"], (part["parts"][..., lesion] >= round(255 * share)).astype(np.uint8)
     drawn = 0.7 if any(mask.any() for _, mask in known.values()) else None
     slices = data.Slices(
         known, classes=1, batch_size=profile.batch_size, seed=seed, augment=painted(augment.slices(**MOVES), spacing_mm=mm),
@@ -145,18 +162,30 @@ def train_recipe(
     history = training.fit(
         model, slices, None, run=run.results / "runs" / name, loss=losses.get("cross_entropy_dice"),
         metrics=(losses.soft_dice,), epochs=epochs, minutes=minutes, learning_rate=2e-3, seed=seed,
-        bfloat16=True, verbose=verbose, **training.RECIPE,
+        bfloat16=True, monitor="last", verbose=verbose, **training.RECIPE,
     )  # fmt: skip
     return model, history
 
 
 def predict_recipe(
-    model, image: Nifti1Image, *, spacing_mm: float = SPACING_MM, mirror: bool = True, batch_size: int = 8
+    model,
+    image: Nifti1Image,
+    *,
+    spacing_mm: float = SPACING_MM,
+    mirror: bool = True,
+    scales: Sequence[float] = SCALES,
+    batch_size: int = 8,
 ) -> np.ndarray:
     """Probability of a lesion at every voxel of a RAS+, brain-extracted scan, on its own grid, with the recipe's model.
 
-    ``spacing_mm`` is the pixel that the model learned from: 1 mm, in the quick profile 2.
+    ``spacing_mm`` is the pixel that the model learned from: 1 mm, in the quick profile 2. ``scales``: the mean of looks at the scan so
+    many times as large.
     """
+    looks = [_look(model, image, spacing_mm / scale, mirror, batch_size) for scale in scales]
+    return np.mean(looks, axis=0, dtype=np.float32)
+
+
+def _look(model, image: Nifti1Image, spacing_mm: float, mirror: bool, batch_size: int) -> np.ndarray:
     from segkit import inference
 
     spacing = volumes.spacing(image)
@@ -172,7 +201,7 @@ def predict_recipe(
         )
         > 0
     )
-    ready = np.stack([zscore_slice(np.where(brain[..., k], data[..., k], 0)) for k in range(data.shape[2])], axis=-1)
+    ready = np.stack([normalise_slice(np.where(brain[..., k], data[..., k], 0)) for k in range(data.shape[2])], axis=-1)
     found = inference.predict(
         model,
         volumes.like(ready, small),
