@@ -41,7 +41,7 @@ test: .venv/.ready-test  ## lint, floors, unit tests, doctests, notebooks (smoke
 	$(BIN)/python -m pytest -m "not extra" -n 2 --dist loadfile
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 tests/test_models.py tests/test_losses.py tests/test_content.py tests/test_inference.py
 
-test-extra: .venv/.ready-test  ## tests that need more than Python packages
+test-extra: .venv/.ready-test  ## tests that need torch, antspyx or Chromium, which you install
 	$(BIN)/python -m pytest -m extra
 
 notebooks: .venv/.ready  ## run and save notebooks: STUDY= PROFILE=quick (refreshes notebooks/) or full with DATA=; ONLY="03 04"

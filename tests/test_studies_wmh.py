@@ -313,6 +313,44 @@ def real(tmp_path_factory):
     return folder
 
 
+def test_features_are_varied_and_real_scans_are_scored_and_counted_once(done, real, tmp_path, monkeypatch):
+    run = dataclasses.replace(done, results=tmp_path / "wmh" / "smoke")
+    wmh.experiments.prepare(run)
+    rows = wmh.experiments.features_table(run, features="random", verbose=0)
+    cells = rows[["pools", "reduction", "soft"]].drop_duplicates()
+    assert sorted(map(tuple, cells.to_numpy())) == sorted([
+        (2, "concatenated", True), (2, "per_layer", True), (1, "concatenated", True), (3, "concatenated", True),
+        (2, "concatenated", False),
+    ])  # fmt: skip
+    monkeypatch.setattr(wmh.experiments, "SETS", {})
+    for _ in range(2):  # the second time nothing is left to do
+        more = wmh.experiments.features_table(run, features="random", real=real, verbose=0)
+        assert len(more[more["set"] == "real"]) == len(cells) * 2
+        opened = pd.read_csv(run.results / "tables" / "openings.csv")
+        assert opened["scans"].tolist() == [1] * len(cells)  # the tuning centre's are not counted
+
+
+def test_the_command_line_says_what_it_lacks_and_calls_what_it_names(done, real, monkeypatch, capsys):
+    given = []
+    monkeypatch.setattr(wmh.experiments, "start", lambda *a, **k: done)
+    monkeypatch.setattr(
+        wmh.experiments, "WHAT", {k: lambda run, k=k, **more: given.append((k, more)) or pd.DataFrame() for k in wmh.experiments.WHAT}
+    )  # fmt: skip
+
+    def call(*words):
+        monkeypatch.setattr("sys.argv", ["experiments", *map(str, words)])
+        wmh.experiments.main()
+
+    with pytest.raises(SystemExit):
+        call("finetune")
+    assert "finetune needs --real: the folder that holds openms" in capsys.readouterr().err
+    call("recipe", "--real", real, "--final")
+    call("full_net", "--features", "random", "--minutes", 5)
+    assert given == [
+        ("recipe", {"brains": None, "real": real, "final": True}), ("full_net", {"features": "random", "minutes": 5.0}),
+    ]  # fmt: skip
+
+
 def test_the_recipe_tunes_on_one_centre_and_opens_the_other_when_told(done, real, monkeypatch):
     tables = done.results / "tables"
     tuned = wmh.experiments.recipe(done, real=real, verbose=0)

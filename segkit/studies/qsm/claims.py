@@ -118,7 +118,10 @@ def _more_subjects(curve: pd.DataFrame | None, source: str | None) -> tuple[str,
 def _verdict(
     scores: pd.DataFrame, by: str, a, b, names: tuple[str, str], says: str, source: str | None
 ) -> tuple[str, str]:
-    """Is ``a`` "higher" than ``b``, beyond chance, or "alike" (within :data:`ALIKE`)? Verdict and evidence, equal minutes."""
+    """Is ``a`` "higher" than ``b``, beyond chance, or "alike" (within :data:`ALIKE`)? Verdict and evidence, equal minutes.
+
+    Nothing is told where a nucleus was not found at all by one of them: its training ended before it began to learn it.
+    """
     test = pairs(scores[scores[by].isin([a, b])], by=by).iloc[0]
     mean = summary(scores, by=(by,)).xs("mean", level="label")
     gap, clear = mean.loc[a, "mean"] - mean.loc[b, "mean"], test["p"] <= 0.05
@@ -130,7 +133,9 @@ def _verdict(
         f"{name} {mean.loc[k, 'mean']:.3f} [{mean.loc[k, 'low']:.3f}, {mean.loc[k, 'high']:.3f}]"
         for name, k in zip(names, (a, b), strict=True)
     )
+    nothing = [name for name, k in zip(names, (a, b), strict=True) if mean.loc[k, "mean"] == 0]
     labels = scores["label"].unique()
     what = "mean of five nuclei" if len(labels) > 1 else labels[0]
     evidence = f"equal minutes, {what}: {text}, n {int(test['n'])}, Wilcoxon p {test['p']:.2g}{_simulated(source)}"
-    return verdict if source != "simulated phantom" else UNKNOWN, evidence
+    evidence += f"; not learned yet: {', '.join(nothing)}" if nothing else ""
+    return UNKNOWN if nothing or source == "simulated phantom" else verdict, evidence

@@ -23,9 +23,8 @@ LOSSES = {
     "content_dice": {"dice_weight": 1.0, "relative": True}, "trained_content": {},
 }  # fmt: skip
 SOFT = (0.1, 0.9)  # the report's targets for 0 and 1
-HARD = (
-    "tversky",
-)  # … but where these make the whole slice a better answer than its lesions, while they fill less than 4 % of it
+# … but where these make the whole slice a better answer than its lesions, while they fill less than 4 % of it
+HARD = ("tversky",)
 
 
 @dataclasses.dataclass(frozen=True)
