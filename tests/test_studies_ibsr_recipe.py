@@ -111,6 +111,25 @@ def test_cells_resume_and_rows_of_another_recipe_are_refused(done, monkeypatch):
     assert (done.results / "tables" / "histories" / "ablation_as_it_is.csv").is_file()
 
 
+def test_some_cells_alone_are_run_from_the_command_line(done, monkeypatch, capsys):
+    from segkit.studies.ibsr import experiments
+
+    given = []
+    monkeypatch.setattr(experiments, "start", lambda *a, **k: done)
+    monkeypatch.setattr(
+        experiments,
+        "WHAT",
+        {k: lambda run, **more: given.append(more) or ibsr.find(run.data) for k in experiments.WHAT},
+    )
+    monkeypatch.setattr("sys.argv", ["experiments", "losses", "--data", ".", "--cells", "Dice", "focal"])
+    experiments.main()
+    assert given == [{"cells": ["Dice", "focal"]}]
+    monkeypatch.setattr("sys.argv", ["experiments", "recipe", "--data", ".", "--cells", "Dice"])
+    with pytest.raises(SystemExit):
+        experiments.main()
+    assert "recipe has no cells to choose from" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("network", ["ibsr_resunet2d", "ibsr_denseunet2d", "ibsr_unet3d"])
 def test_every_network_of_the_report_trains_and_labels_a_scan(network, done):
     slim = dataclasses.replace(done.profile, filters=(4, 8), recipe_steps=2)
@@ -140,7 +159,10 @@ def test_the_recipe_is_chosen_on_the_selection_subjects_and_then_learns_from_the
     parts = ibsr.split(ibsr.find(done.data))
     chosen = experiments.select(done, verbose=0)
     assert set(chosen["subject"]) == set(parts["selection"])
-    assert list(chosen["cell"].unique()) == list(experiments.STEPS)
+    cells = [*experiments.STEPS, *experiments.TRIED, *experiments.VARIANTS]
+    assert list(chosen["cell"].unique()) == cells
+    assert chosen.groupby("cell")["model"].first()[list(experiments.STEPS)].nunique() == 1
+    assert chosen["model"].nunique() == 1 + len(experiments.VARIANTS)
     learned = training.read_run(done.results / "runs" / "selection")[0]["settings"]["train"]["subjects"]
     assert {s.split()[0] for s in learned} == set(parts["train"])
     rows = experiments.recipe(done, verbose=0)
@@ -149,6 +171,26 @@ def test_the_recipe_is_chosen_on_the_selection_subjects_and_then_learns_from_the
     assert {s.split()[0] for s in learned} == {*parts["train"], *parts["selection"]}
     monkeypatch.setattr(experiments, "train_recipe", None)  # not trained again, even where its run folder is gone
     assert len(experiments.recipe(done, verbose=0)) == len(rows)
+    assert len(experiments.select(done, verbose=0)) == len(chosen)
+    # what was chosen by them leaves the rows of the selection as they are, and voids those of the recipe
+    monkeypatch.setattr(experiments, "CHOSEN", recipe.CHOSEN | {"tidy": True})
+    assert len(experiments.rows(done, "selection")) == len(chosen)
+    with pytest.raises(ValueError, match="holds rows of another recipe"):
+        experiments.recipe(done, verbose=0)
+
+
+def test_squares_lie_around_labelled_pixels():
+    from segkit import augment
+
+    still = augment.slices(flips=(), rotate=0, scale=0, gain=0)
+    image, label = np.arange(80.0 * 96).reshape(80, 96, 1).astype(np.float32), np.zeros((80, 96), np.uint8)
+    label[5, 90] = 2
+    square, found = recipe.cut_around(still, 16, margin=4)(image, label, np.random.default_rng(0))
+    assert square.shape == (16, 16, 1)
+    row, column = (int(v) for v in np.argwhere(found)[0])
+    assert square[row, column, 0] == 5 * 96 + 90
+    larger, _ = recipe.cut_around(still, 88)(image, label, np.random.default_rng(0))
+    assert larger.shape == (80, 88, 1)  # as much as there is
 
 
 def test_small_parts_of_csf_become_what_is_next_likely(done):
@@ -168,6 +210,10 @@ def test_small_parts_of_csf_become_what_is_next_likely(done):
     kept = volumes.array(recipe.predict_recipe(model, image, smallest_csf=10))
     assert ((plain == 1).sum(), (kept == 1).sum()) == (66, 64)
     assert (kept[20, 20, 20:22] == 2).all()
+    weighed = volumes.array(recipe.predict_recipe(model, image, weights=(1, 0.8, 1, 1)))
+    assert (weighed[data > 1] == 2).all()
+    twice = volumes.array(recipe.predict_recipe(model, image, planes=(0, 0, 2)))
+    np.testing.assert_array_equal(twice, plain)
 
 
 def test_the_recipe_is_taken_apart_and_released(done):
@@ -181,7 +227,30 @@ def test_the_recipe_is_taken_apart_and_released(done):
     assert means[means["members"] == 2]["dice"].tolist() != both[0]
     table = experiments.release_recipe(done, verbose=0)
     assert table["MB"].iloc[0] < 5
+    assert set(table["subject"]) == set(rows["subject"])
     assert (done.results.parent / "saved_models" / f"{recipe.NETWORK}.scores.csv").is_file()
+
+
+def test_a_network_that_was_not_scored_is_not_released(done, monkeypatch):
+    from segkit.studies.ibsr import experiments
+
+    rows = experiments.recipe(done, verbose=0).assign(model="sha256 of another")
+    monkeypatch.setattr(experiments, "recipe", lambda *a, **k: rows)
+    with pytest.raises(ValueError, match=r"best.keras: is not the network that was scored in tables/recipe.csv"):
+        experiments.release_recipe(done, verbose=0)
+
+
+def test_members_of_an_ensemble_have_the_minutes_of_the_recipe(done, monkeypatch):
+    """The full profile gives minutes; the recipe is then its first member."""
+    from segkit.studies.ibsr import experiments
+
+    profile = dataclasses.replace(done.profile, recipe_minutes=0.02, epochs=200)
+    run = dataclasses.replace(done, profile=profile, results=done.results.with_name("members"))
+    monkeypatch.setattr(experiments, "STEPS", {recipe.NETWORK: {}})
+    experiments.prepare(run)
+    rows = experiments.recipe(run, verbose=0)
+    means = experiments.ensemble(run, members=1, verbose=0)
+    assert means["dice"].tolist() == pytest.approx(rows["dice"].tolist(), abs=1e-4)
 
 
 def test_folds_score_every_labelled_subject_once(done):

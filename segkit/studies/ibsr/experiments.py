@@ -16,6 +16,7 @@ once a cell.
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -25,9 +26,9 @@ from nibabel import Nifti1Image
 
 from segkit import files, intensity, training, volumes
 from segkit.studies import common
-from segkit.studies.ibsr.layout import find, split, start
-from segkit.studies.ibsr.networks import TURNS, predict, release, train
-from segkit.studies.ibsr.recipe import AUGMENTATION, NETWORK, predict_recipe, train_recipe
+from segkit.studies.ibsr.layout import find, read, split, start
+from segkit.studies.ibsr.networks import TURNS, box_steps, predict, release, segment, train
+from segkit.studies.ibsr.recipe import CHOSEN, NETWORK, PLAIN, learning, predict_recipe, train_recipe
 from segkit.studies.ibsr.steps import extract, preprocess, standardise
 from segkit.studies.ibsr.tables import evaluate
 
@@ -61,23 +62,31 @@ ABLATION: dict[str, dict] = {
 # the recipe, and the same with one step left out, changed or added at prediction
 STEPS: dict[str, dict] = {
     NETWORK: {}, "coronal slices only": {"planes": (1,)}, "no mirroring": {"mirror": False},
-    "coronal only, no mirroring": {"planes": (1,), "mirror": False}, "coronal twice": {"planes": (0, 1, 1, 2)},
-    "largest component": {"tidy": True}, "CSF parts of 30 voxels and more": {"smallest_csf": 30}, "brain mask": {"within": True},
+    "largest component": {"tidy": True}, "brain mask": {"within": True},
     "Perona–Malik at prediction": {"smooth": True}, "without N4 at prediction": {"images": "without_n4"},
 }  # fmt: skip
+# tried on the selection subjects alone
+TRIED: dict[str, dict] = {
+    "no sagittal slices": {"planes": (1, 2)}, "coronal twice": {"planes": (0, 1, 1, 2)},
+    "coronal only, no mirroring": {"planes": (1,), "mirror": False},
+    **{f"CSF parts of {n} voxels and more": {"smallest_csf": n} for n in (15, 30, 60)},
+    **{f"CSF × {w}": {"weights": (1, w, 1, 1)} for w in (0.8, 1.25, 1.5)},
+    **{f"WM × {w}": {"weights": (1, 1, 1, w)} for w in (0.95, 1.05)},
+}  # fmt: skip
+# … and trainings: what the profile sets otherwise
+VARIANTS: dict[str, dict] = {"whole slices": {"recipe_crop": None}, "batch of 8": {"recipe_batch": 8}}
 SCORES = ["subject", "label", "dice", "hd95_mm", "avd_percent", "legacy_dice", "legacy_hausdorff_voxels", "legacy_avd"]
 
 
 def recipe_of(run: common.Run, what: str, minutes: float | None) -> str:
     """What a row was made with; the last word changes with what the profile sets for it, and the subjects."""
     p = run.profile
-    if what.startswith(NETWORK):
-        own = (sorted(AUGMENTATION.items()), p.recipe_batch, sorted(map(str, training.RECIPE.items())))
-    else:
-        own = (sorted(TURNS.items()), p.loss, p.learning_rate, p.batch_size)
-    mark = common.mark(
-        own, p.filters, p.coarse, p.epochs, p.n4_shrink, p.recipe_steps, sorted(split(find(run.data)).items())
-    )
+    own: tuple = ()  # rows of the selection say one by one what they were made with
+    if what.startswith(NETWORK) and "selection" not in what:
+        own = (learning(p), sorted(CHOSEN.items()))
+    elif not what.startswith(NETWORK):
+        own = (sorted(TURNS.items()), p.loss, p.learning_rate, p.batch_size, p.filters, box_steps(p))
+    mark = common.mark(own, p.coarse, p.epochs, p.n4_shrink, sorted(split(find(run.data)).items()))
     budget = f"{minutes:g} minutes" if minutes else f"{run.profile.epochs} epochs"
     return f"{what}, {budget}, seed {run.seed}, settings {mark}"
 
@@ -92,7 +101,7 @@ def recipe_for(run: common.Run, what: str, *, count: int = 5) -> str:
 
 def rows(run: common.Run, what: str) -> pd.DataFrame | None:
     """``tables/<what>.csv`` where it is of this run's recipe; None, and a line that says why, where not."""
-    return common.rows_or_why(run, what, recipe_for(run, what))
+    return common.rows_or_why(run, what, recipe_for(run, what), command="select" if what == "selection" else None)
 
 
 def networks(run: common.Run, *, cells: Sequence[str] | None = None, verbose=2) -> pd.DataFrame:
@@ -127,9 +136,12 @@ def _cells(run: common.Run, what: str, known: dict[str, dict], chosen: Sequence[
         settings["seed"] = run.seed + settings.get("seed", 0)
         results = made_otherwise(run, settings.pop("images", None))
         network, raw = settings.pop("network"), settings.get("intensities") == "raw"
+        folder = (
+            network if what == "networks" else f"{what}_{name}".replace(" ", "_")
+        )  # 03_training trains two of the networks
         model, history = train(
-            network, results, parts, run.profile, name=f"{what}_{name}".replace(" ", "_"), minutes=minutes, verbose=verbose, **settings,
-        )  # fmt: skip
+            network, results, parts, run.profile, name=folder, minutes=minutes, verbose=verbose, **settings
+        )
         method = functools.partial(predict, model, raw=raw, spacing_mm=run.profile.spacing_mm)
         scores = evaluate({f"{what} {name}": method}, run.data, results, parts["validation"])
         finite = history["val_loss"].dropna()  # none of a loss that ran away in its first epoch
@@ -166,16 +178,30 @@ def keep_history(run: common.Run, name: str, history: pd.DataFrame) -> Path:
 
 
 def select(run: common.Run, *, verbose=2) -> pd.DataFrame:
-    """The recipe, trained without the selection subjects, and its steps, scored on them alone: ``tables/selection.csv``."""
-    parts = split(find(run.data))
-    return _taken_apart(run, "selection", parts, parts["selection"], run.profile.cell_minutes["selection"], verbose)
+    """The recipe, trained without the selection subjects, its steps, and what it was trained otherwise, scored on them alone:
+    ``tables/selection.csv``.
+
+    They are the only training subjects of .837 mm, so that these networks have not seen such voxels; the recipe itself learns from them.
+    """
+    parts, said = split(find(run.data)), recipe_for(run, "selection")
+    steps = {name: PLAIN | given for name, given in (STEPS | TRIED).items()}
+    for variant, changes in ({"": {}} | VARIANTS).items():
+        changed = dataclasses.replace(run, profile=dataclasses.replace(run.profile, **changes))
+        done = _taken_apart(
+            changed, "selection", {"train": parts["train"], "selection": []}, parts["selection"], {variant: PLAIN} if variant else steps,
+            name=f"selection {variant}".strip(), minutes=run.profile.cell_minutes["selection"], said=said, verbose=verbose,
+        )  # fmt: skip
+    return done
 
 
 def recipe(run: common.Run, *, verbose=2) -> pd.DataFrame:
     """Train our own recipe on all training subjects, those that select among them (:func:`select` has chosen by then), score it on the
     validation subjects and take it apart: ``tables/recipe.csv``."""
     parts = split(find(run.data))
-    return _taken_apart(run, "recipe", _all_learn(parts), parts["validation"], run.profile.recipe_minutes, verbose)
+    return _taken_apart(
+        run, "recipe", _all_learn(parts), parts["validation"], STEPS, name="recipe", minutes=run.profile.recipe_minutes,
+        said=recipe_for(run, "recipe"), verbose=verbose,
+    )  # fmt: skip
 
 
 def _all_learn(parts: dict[str, list[str]]) -> dict[str, list[str]]:
@@ -184,29 +210,46 @@ def _all_learn(parts: dict[str, list[str]]) -> dict[str, list[str]]:
 
 
 def _taken_apart(
-    run: common.Run, what: str, chosen: dict, scored: Sequence[str], minutes: float | None, verbose
-) -> pd.DataFrame:
-    path, said = run.results / "tables" / f"{what}.csv", recipe_for(run, what)
+    run: common.Run, what: str, chosen: dict, scored: Sequence[str], steps: dict[str, dict], *, name: str, minutes: float | None, said: str,
+    verbose,
+) -> pd.DataFrame:  # fmt: skip
+    """Rows of ``steps`` in ``tables/<what>.csv``, by one training in the run folder ``name``."""
+    path, mark = run.results / "tables" / f"{what}.csv", common.mark(learning(run.profile))
     done = common.read_rows(path, said)
-    left = [cell for cell in STEPS if not len(done) or not (done["cell"] == cell).any()]
+    here = set(done.loc[done["settings"] == mark, "cell"]) if len(done) else set()
+    left = [cell for cell in steps if cell not in here]
     if not left:  # nor trained again where its run folder is gone
         return done
-    model, history = train_recipe(run, chosen, name=what, minutes=minutes, verbose=verbose)
-    keep_history(run, what, history)
+    folder = name.replace(" ", "_")
+    model, history = train_recipe(run, chosen, name=folder, minutes=minutes, verbose=verbose)
+    keep_history(run, name, history)
+    made = {
+        "epochs": len(history), "minutes": minutes, "steps": int(history["iterations"].iloc[-1]), "settings": mark,
+        "model": fingerprint(run.results / "runs" / folder / "best.keras"), "machine": training.provenance()["machine"], "recipe": said,
+    }  # fmt: skip
     for cell in left:
-        method, results = step(run, model, **STEPS[cell])
+        method, results = step(run, model, **steps[cell])
         scores = evaluate({f"{what} {cell}": method}, run.data, results, scored)
-        done = common.add_rows(path, done, scores.assign(cell=cell, epochs=len(history), minutes=minutes, recipe=said))
+        others = done[done["cell"] != cell] if len(done) else done
+        done = common.add_rows(path, others, scores.assign(cell=cell, **made))
     return done
 
 
-def ensemble(run: common.Run, *, members: int = 3, verbose=2) -> pd.DataFrame:
+def fingerprint(path: Path) -> str:
+    """What tells a saved network from another training of the same settings."""
+    return f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+
+
+def ensemble(run: common.Run, *, members: int = 2, verbose=2) -> pd.DataFrame:
     """The mean of recipes that differ in their seed, from one to ``members`` of them: ``tables/ensemble.csv``."""
     path, said = run.results / "tables" / "ensemble.csv", recipe_for(run, "ensemble")
     done, parts, trained = common.read_rows(path, said), split(find(run.data)), []
+    if len(done) and done["members"].max() >= members:
+        return done
     for k in range(1, members + 1):
-        name = "recipe" if k == 1 else f"recipe_{k}"
-        trained.append(train_recipe(run, _all_learn(parts), name=name, seed=run.seed + k - 1, verbose=verbose)[0])
+        name, seed = "recipe" if k == 1 else f"recipe_{k}", run.seed + k - 1
+        minutes = run.profile.recipe_minutes
+        trained.append(train_recipe(run, _all_learn(parts), name=name, minutes=minutes, seed=seed, verbose=verbose)[0])
         if len(done) and (done["members"] == k).any():
             continue
         method = functools.partial(predict_recipe, list(trained), spacing_mm=run.profile.spacing_mm)
@@ -219,7 +262,7 @@ def step(
     run: common.Run, model, *, within: bool = False, smooth: bool = False, images: str | None = None, **settings
 ) -> tuple[Callable[[Nifti1Image], Nifti1Image], Path]:
     """The recipe with one of its :data:`STEPS`: a callable, and the results folder whose images it is given."""
-    own = functools.partial(predict_recipe, model, spacing_mm=run.profile.spacing_mm, **settings)
+    own = functools.partial(predict_recipe, model, spacing_mm=run.profile.spacing_mm, **(CHOSEN | settings))
 
     def method(image: Nifti1Image) -> Nifti1Image:
         found = own(smoothed(image) if smooth else image)
@@ -269,10 +312,29 @@ def _fold(run: common.Run, number: int, count: int, verbose) -> pd.DataFrame:
 
 
 def release_recipe(run: common.Run, *, verbose=2) -> pd.DataFrame:
-    """Put the recipe's network, which never saw the validation subjects, into ``saved_models`` with its scores."""
-    rows = recipe(run, verbose=verbose)
-    path = release(run, NETWORK, rows[rows["cell"] == NETWORK].assign(method=NETWORK), trained_as="recipe")
-    return pd.DataFrame({"file": [path.name], "MB": [round(path.stat().st_size / 1e6, 2)]})
+    """Put the recipe's network, which never saw the validation subjects, into ``saved_models``: ``tables/release.csv``.
+
+    Its scores are those of the released file through :func:`segkit.studies.ibsr.segment`, on the validation subjects' own scans.
+
+    Raises
+    ------
+    ValueError
+        When the network in ``runs/recipe`` is not the one whose scores stand in ``tables/recipe.csv``.
+    """
+    rows, trained = recipe(run, verbose=verbose), run.results / "runs" / "recipe" / "best.keras"
+    own = rows[rows["cell"] == NETWORK].assign(method=NETWORK)
+    if fingerprint(common.need(trained, "experiments recipe")) != own["model"].iloc[0]:
+        raise ValueError(
+            f"{common.shown(trained)}: is not the network that was scored in tables/recipe.csv; move that table away to score this one"
+        )
+    path, table = release(run, NETWORK, own, trained_as="recipe"), find(run.data)
+    scores = evaluate(
+        {NETWORK: functools.partial(segment, model=path)}, run.data, run.results, split(table)["validation"],
+        load=lambda _, subject: read(table.loc[subject])[0],
+    ).assign(MB=round(path.stat().st_size / 1e6, 2), model=own["model"].iloc[0], recipe=own["recipe"].iloc[0])  # fmt: skip
+    for place in (run.results / "tables" / "release.csv", path.with_name(f"{NETWORK}.scores.csv")):
+        files.write_text(place, scores.round(5).to_csv(index=False))
+    return scores
 
 
 WHAT = {

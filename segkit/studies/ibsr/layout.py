@@ -38,7 +38,8 @@ class Profile:
         default_factory=lambda: dict.fromkeys(("networks", "losses", "ablation", "selection", "folds"))
     )
     recipe_batch: int = 16
-    recipe_steps: int = 150  # batches an epoch
+    recipe_steps: int = 40  # batches an epoch; the schedule steps once an epoch
+    recipe_crop: int | None = 128  # pixels a side of what it learns from; None: whole slices
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -54,16 +55,16 @@ class Profile:
 PROFILES = {
     "smoke": Profile(
         "smoke", {"Training_Set": 2, "Validation_Set": 2, "Test_Set": 1}, ("ibsr_unet2d_4level",),
-        minutes=None, epochs=1, coarse=2, filters=(4, 8, 8, 8), batch_size=16, n4_shrink=2, recipe_batch=4, recipe_steps=3,
+        minutes=None, epochs=1, coarse=2, filters=(4, 8, 8, 8), batch_size=16, n4_shrink=2, recipe_batch=4, recipe_steps=3, recipe_crop=32,
     ),
     # a few hundred steps: the Dice term finds the ventricles in them, which cross-entropy alone does not
     "quick": Profile(
         "quick", {"Training_Set": 4, "Validation_Set": 2, "Test_Set": 1}, ("ibsr_unet2d_4level",), minutes=2, epochs=None,
-        loss="cross_entropy_dice", learning_rate=2e-3, batch_size=32, recipe_minutes=1.5,
+        loss="cross_entropy_dice", learning_rate=2e-3, batch_size=32, recipe_minutes=1.5, recipe_steps=10,
     ),
     "full": Profile(
-        "full", None, ("ibsr_unet2d_4level", "ibsr_unet2d"), minutes=30, epochs=200, recipe_minutes=90,
-        cell_minutes={"networks": 60, "losses": 25, "ablation": 8, "selection": 30, "folds": 30},
+        "full", None, ("ibsr_unet2d_4level", "ibsr_unet2d"), minutes=60, epochs=None, recipe_minutes=90,
+        cell_minutes={"networks": 60, "losses": 25, "ablation": 8, "selection": 20, "folds": 30},
     ),
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from sklearn.mixture import GaussianMixture
 from segkit import files, intensity, volumes
 from segkit.studies import common, releases
 from segkit.studies.ibsr.layout import LABELS, RELEASED, SPACING_MM, Profile
-from segkit.studies.ibsr.recipe import NEIGHBOURS, NETWORK, cubes, predict_recipe
+from segkit.studies.ibsr.recipe import NETWORK, cubes, predict_recipe
 from segkit.studies.ibsr.steps import load_patches, normalise
 
 TURNS = {"flips": (), "rotate": 15, "scale": 0.15, "gain": 0.1}  # of the samples, ours
@@ -25,6 +25,11 @@ def build(network: str, profile: Profile, **settings):
     from segkit import models
 
     return models.build(network, **(({"filters": profile.filters} if profile.filters else {}) | settings))
+
+
+def box_steps(profile: Profile) -> int:
+    """Batches an epoch of a 3D network."""
+    return min(30, profile.recipe_steps)
 
 
 def train(
@@ -87,7 +92,7 @@ def train(
             known = cubes(results, chosen)
             moves = {"augment": augment.volumes(**TURNS)} if learns and augmented else {}
             # an epoch of minutes, not of a quarter of an hour
-            steps = min(30, profile.recipe_steps) if learns else 10 * len(chosen)
+            steps = box_steps(profile) if learns else 10 * len(chosen)
             patch = [min(64, n) for n in next(iter(known.values()))[1].shape]
             sets[side] = data.Patches(known, patch=patch, foreground=0.8, steps=steps, **own, **moves)
             continue
@@ -98,7 +103,7 @@ def train(
         model, sets["train"], sets["validation"], run=results / "runs" / (name or network),
         loss=losses.get(loss or profile.loss, **(loss_settings or {})), epochs=profile.epochs,
         minutes=profile.minutes if minutes is None else minutes, optimizer=optimizer,
-        learning_rate=learning_rate or profile.learning_rate, schedule=schedule, seed=seed, verbose=verbose,
+        learning_rate=learning_rate or profile.learning_rate, schedule=schedule, seed=seed, bfloat16=True, verbose=verbose,
         settings={
             "normalisation": {"zscore": "z-score in the brain", "raw": "none"}[intensities], "dropout at inference": False,
         },
@@ -230,7 +235,7 @@ def segment(scan, *, model=None, out: str | os.PathLike | None = None, n4: bool 
         model = models.load(released() if model is None else model)
     array = np.maximum(array, 0)
     corrected = intensity.n4(volumes.like(array, image)) if n4 else volumes.like(array, image)
-    slices = model.inputs[0].shape[-1] == 2 * NEIGHBOURS + 1
+    slices = model.inputs[0].shape[-1] > 1  # neighbours: our recipe
     found = (predict_recipe if slices else predict)(model, corrected)
     if out is not None:
         from segkit import plots

@@ -39,6 +39,9 @@ class {TRAINER}(nnUNetTrainer):
         self.num_iterations_per_epoch = brief["iterations"]
         self.num_val_iterations_per_epoch = brief["validation"]
         self.configuration_manager.configuration["batch_size"] = brief["batch_size"]
+
+    def perform_actual_validation(self, save_probabilities=False):
+        """Whole scans are scored by segkit."""
 '''
 
 

@@ -1,7 +1,7 @@
 """04 testing: scores a subject, the three columns, and the report's claims."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +14,13 @@ from segkit.studies.ibsr.steps import load_corrected
 
 
 def evaluate(
-    methods: dict, data: str | os.PathLike, results: Path, subjects: Sequence[str], *, jobs: int = 2
+    methods: dict,
+    data: str | os.PathLike,
+    results: Path,
+    subjects: Sequence[str],
+    *,
+    jobs: int = 2,
+    load: Callable = load_corrected,
 ) -> pd.DataFrame:
     """Score methods on labelled subjects, per subject in 3D on the native grid.
 
@@ -25,6 +31,8 @@ def evaluate(
     subjects : sequence of str
     jobs : int
         Processes that score; the networks themselves use every core.
+    load : callable
+        ``load(results, subject)``: the image that methods are given.
 
     Returns
     -------
@@ -35,7 +43,7 @@ def evaluate(
     table, cases = find(data), []
     for name, subject in tqdm([(name, s) for name in methods for s in subjects], desc="predicting"):
         written = results / "predictions" / name / f"{subject}_seg.nii.gz"
-        volumes.save(methods[name](load_corrected(results, subject)), written)
+        volumes.save(methods[name](load(results, subject)), written)
         cases.append((name, subject, table.loc[subject], written))
     out = pd.concat(common.spread(_score, cases, jobs=jobs, desc="scoring"), ignore_index=True)
     return out[["method", "subject", *[c for c in out.columns if c not in ("method", "subject")]]]
