@@ -23,9 +23,8 @@ from scipy import ndimage
 from segkit import volumes
 from segkit.phantoms import anatomy
 
-VERSION = (
-    2  # of the phantoms: one more when a subject's voxels change, so that old and new are not taken for the same data
-)
+# of the phantoms: one more when a subject's voxels change, so that old and new are not taken for the same data
+VERSION = 2
 GRID = (192, 224, 192)  # 1 mm voxels in which anatomy is made
 # soft maps a subject is made of, in this order
 PARTS = ("white", "cortex", "deep", "stem", "ventricles", "sulci", "lesion", "halo", "rim", "choroid")
@@ -325,9 +324,8 @@ def slabs(image: Nifti1Image, *, every_mm: float, thick_mm: float | None = None,
     smooth = ndimage.uniform_filter1d(data, size, axis=2, mode="nearest")
     count = max(1, int((data.shape[2] * mm - first_mm) / every_mm + 1e-6))
     middle = (first_mm + every_mm * (np.arange(count) + 0.5)) / mm - 0.5  # in voxels
-    at = np.clip(
-        middle + (0.5 if size % 2 == 0 else 0.0), 0, data.shape[2] - 1
-    )  # an even window lies half a voxel before its index
+    half = 0.5 if size % 2 == 0 else 0.0  # an even window lies half a voxel before its index
+    at = np.clip(middle + half, 0, data.shape[2] - 1)
     low = np.minimum(np.floor(at).astype(int), max(0, data.shape[2] - 2))
     share_ = (at - low).astype(np.float32).reshape(-1, *[1] * (data.ndim - 3))
     high = np.minimum(low + 1, data.shape[2] - 1)

@@ -101,9 +101,7 @@ def moved(images: Sequence[Nifti1Image], kinds: Sequence[str], rng: np.random.Ge
     """Images of one grid, in RAS+, as if taken with the head otherwise: turned by up to 10° about each axis, in voxels of .7 to 1.2 mm
     and slices of .8 to 2 mm, their middle up to 20 mm off, and .85 to 1 times as large: the MNI152 brain is larger than most."""
     first, size = images[0], rng.uniform(0.85, 1)
-    spacing = (
-        np.array([*[rng.uniform(0.7, 1.2)] * 2, rng.uniform(0.8, 2)]) / size
-    )  # of the head that will be as large as it is now
+    spacing = np.array([*[rng.uniform(0.7, 1.2)] * 2, rng.uniform(0.8, 2)]) / size  # of the head as large as it is now
     turn = Rotation.from_euler("xyz", rng.uniform(-10, 10, 3), degrees=True).as_matrix()
     shape = np.ceil(np.array(first.shape) * volumes.spacing(first) / spacing).astype(int)
     middle = nib.affines.apply_affine(first.affine, (np.array(first.shape) - 1) / 2)
