@@ -215,28 +215,42 @@ def downsample(image: Nifti1Image, factor: int | tuple[int, int, int], *, kind: 
     if any(f < 1 or n % f for n, f in zip(image.shape[:3], factor, strict=True)):
         raise ValueError(f"shape {image.shape[:3]} is not a multiple of {factor}; pad it first with volumes.pad")
     data = array(image)
-    if kind == "image":
-        out = _block_sum(data, factor, np.float32) / np.float32(np.prod(factor))
-    else:
-        values = np.unique(data)
-        count = np.uint8 if np.prod(factor) < 256 else np.uint32
-        most = _block_sum(data == values[0], factor, count)
-        out = np.full(most.shape, values[0])
-        for value in values[1:]:  # one at a time, so that memory holds two counts however many values there are
-            here = _block_sum(data == value, factor, count)
-            better = here > most
-            out[better] = value
-            np.maximum(most, here, out=most)
+    mean = kind == "image"
+    out = _block_sum(data, factor, np.float32) / np.float32(np.prod(factor)) if mean else _block_mode(data, factor)
     affine = image.affine @ nib.affines.from_matvec(np.diag(np.array(factor, float)), [(f - 1) / 2 for f in factor])
     return _image(out, affine)
 
 
 def _block_sum(data: np.ndarray, factor: tuple[int, int, int], dtype) -> np.ndarray:
-    """Sum of each block; strided views are added one by one, without a copy of ``data``."""
-    total = np.zeros([n // f for n, f in zip(data.shape[:3], factor, strict=True)] + list(data.shape[3:]), dtype)
-    for first in np.ndindex(*factor):
-        total += data[tuple(slice(a, None, f) for a, f in zip(first, factor, strict=True))]
-    return total
+    """Sum of each block, axis by axis, so that what is added lies together in memory; without a copy of ``data``."""
+    for axis, f in enumerate(factor):
+        views = [data[(slice(None),) * axis + (slice(first, None, f),)] for first in range(f)]
+        data = views[0].astype(dtype)
+        for view in views[1:]:
+            data += view
+    return data
+
+
+def _block_mode(data: np.ndarray, factor: tuple[int, int, int]) -> np.ndarray:
+    """Most frequent value of each block, of equally frequent ones the smallest."""
+    values, count = _values(data), np.uint8 if np.prod(factor) < 256 else np.uint32
+    if len(values) == 2:  # a mask: one count tells
+        return np.where(_block_sum(data == values[1], factor, count) > np.prod(factor) // 2, values[1], values[0])
+    most = _block_sum(data == values[0], factor, count)
+    out = np.full(most.shape, values[0])
+    for value in values[1:]:  # one at a time, so that memory holds two counts however many values there are
+        here = _block_sum(data == value, factor, count)
+        better = here > most
+        out[better] = value
+        np.maximum(most, here, out=most)
+    return out
+
+
+def _values(data: np.ndarray) -> np.ndarray:
+    """The different values, in order; a mask of 0 and 1 is not sorted for it."""
+    if data.dtype.kind in "bui" and data.size and int(low := data.min()) + 1 >= int(high := data.max()):
+        return np.unique([low, high])
+    return np.unique(data)
 
 
 def resample(

@@ -227,3 +227,16 @@ def test_units_of_the_header_become_mm(tmp_path):
     image.header.set_xyzt_units("meter")
     nib.save(image, tmp_path / "m.nii.gz")
     np.testing.assert_allclose(volumes.spacing(volumes.load(tmp_path / "m.nii.gz")), 2.0, rtol=1e-5)
+
+
+def test_a_joined_block_has_its_most_frequent_value_whatever_the_type(rng):
+    for _ in range(60):
+        factor = tuple(int(f) for f in rng.integers(1, 4, 3))
+        kind = rng.choice([np.uint8, np.int16, np.float32, np.int32])
+        data = (rng.integers(0, rng.integers(1, 5), [3 * f for f in factor]) * rng.choice([1, 85])).astype(kind)
+        found = volumes.array(volumes.downsample(nib.Nifti1Image(data, np.eye(4)), factor, kind="label"))
+        assert found.dtype == data.dtype
+        for at in np.ndindex(found.shape):
+            block = data[tuple(slice(a * f, (a + 1) * f) for a, f in zip(at, factor, strict=True))]
+            values, counts = np.unique(block, return_counts=True)
+            assert found[at] == values[counts.argmax()]
