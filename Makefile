@@ -11,6 +11,11 @@ export TF_ENABLE_ONEDNN_OPTS ?= 1
 export PYTHONDONTWRITEBYTECODE = 1
 export SM_FRAMEWORK = tf.keras
 
+# freed memory is kept for the next training step, see segkit/memory.py
+demo notebooks lab: export MALLOC_ARENA_MAX = 1
+demo notebooks lab: export MALLOC_MMAP_MAX_ = 0
+demo notebooks lab: export MALLOC_TOP_PAD_ = 4000000000
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-extra notebooks lab bench results lint clean
 

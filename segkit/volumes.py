@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from isal import igzip
 from nibabel import Nifti1Image
 from scipy import ndimage
 
@@ -102,7 +103,12 @@ def save(image: Nifti1Image, path: str | os.PathLike) -> Path:
             raise ValueError(f"{path}: values up to {data.max()} do not fit {np.dtype(kind)}; store smaller integers")
         data = data.astype(kind)
     with files.atomic(path) as temporary:
-        nib.save(_image(data, image.affine), temporary)
+        image = _image(data, image.affine)
+        if path.name.endswith(".gz"):  # gzip by ISA-L, which writes noise twenty times as fast as zlib and as small
+            with open(temporary, "wb") as plain, igzip.IGzipFile("", "wb", 1, plain, mtime=0) as packed:
+                image.to_stream(packed)
+        else:
+            nib.save(image, temporary)
     return path
 
 

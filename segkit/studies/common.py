@@ -22,7 +22,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from segkit import files, phantoms, splits
+from segkit import files, memory, phantoms, splits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,10 +229,11 @@ with open(sys.argv[2], "wb") as file:
 
 
 def command_line(study: str, what: Iterable[str], *, data: str | None = None) -> argparse.ArgumentParser:
-    """Arguments that the experiments of every study take; folders become absolute paths.
+    """Arguments that the experiments of every study take; folders become absolute paths. Memory is kept: :func:`segkit.memory.keep`.
 
     ``data`` is the help of ``--data`` where it may be left out.
     """
+    memory.keep()
     parser = argparse.ArgumentParser(description=f"Long runs of the {study} study, in cells that resume.")
     parser.add_argument("what", choices=sorted(what))
     parser.add_argument("--data", required=data is None, type=folder, help=data)

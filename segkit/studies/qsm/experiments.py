@@ -118,12 +118,14 @@ def sides(run: common.Run, *, train: int | None = None) -> dict[str, list[str]]:
 
 
 def own_recipe(run: common.Run) -> Nuclei | None:
-    """The recipe of this run with its atlas; None, and a line that says why, where :func:`best` has not ended or its files are gone."""
+    """The recipe of this run with its atlas; None, and a line that says why, where :func:`best` has not ended or its files are gone
+    (they are too large to be committed)."""
     path = run.results / "runs" / RELEASED / "best.keras"
     if rows(run, "best") is None:
         return None
     if not path.is_file():
-        print(f"{common.shown(path)} is not here: experiments best trains it; or USE_RELEASED = True")
+        csv = common.shown(run.results / "tables" / "best.csv")
+        print(f"{common.shown(path)} is not here, only its scores: remove {csv}, and experiments best trains it again")
         return None
     return load(path)
 
