@@ -42,6 +42,13 @@ def needs_data(study: str) -> bool:
     return any(import_module(f"segkit.studies.{s}").PROFILES["full"].phantoms is None for s in chosen if s in studies())
 
 
+def of_phantoms(study: str, profile: str) -> bool:
+    """Whether the study's profile has phantoms, beside which own data get a folder of results of their own."""
+    from importlib import import_module
+
+    return import_module(f"segkit.studies.{study}").PROFILES[profile].phantoms is not None
+
+
 def clean(notebook, parameters: dict) -> None:
     """Keep code, text and outputs; drop times, papermill's notes and what differs from machine to machine."""
     from segkit.studies import common
@@ -131,7 +138,10 @@ def main() -> None:
 
     begin = time.perf_counter()
     for study in studies() if options.study == "all" else [options.study]:
-        base = common.results_folder(study, options.profile, results=results, data=options.data, seed=options.seed)
+        own = of_phantoms(study, options.profile)
+        base = common.results_folder(
+            study, options.profile, results=results, data=options.data, seed=options.seed, of_phantoms=own
+        )
         in_place = options.profile == "quick" and not results and not options.seed and not options.data
         for path in notebooks(study, options.only):
             target = path if in_place else base / "notebooks" / path.name

@@ -26,6 +26,8 @@ def test_another_seed_and_own_data_get_a_folder_of_their_own():
     assert folder("ibsr", "full", data="x").name == "full"
     assert folder("ibsr", "quick", seed=1).name == "quick_seed1"
     assert folder("ibsr", "quick", data="x").name == "quick_data"
+    assert folder("wmh", "full", data="x", of_phantoms=True).name == "full_data"  # its full profile has phantoms, too
+    assert folder("wmh", "full", of_phantoms=True).name == "full"
 
 
 def test_packages_leave_their_command_line_to_be_run():

@@ -132,6 +132,10 @@ def test_steps_write_the_reports_files(done):
     folder = done.results / "padded" / "sub-001"
     expected = {name for dim in done.profile.dims for name in qsm.file_names(dim).values()}
     assert {p.name for p in folder.iterdir()} == expected
+    for dim in done.profile.dims:  # every file of a dimension lies on one grid, maps and masks alike
+        first, *others = (volumes.load(folder / name) for name in qsm.file_names(dim).values())
+        for other in others:
+            volumes.check_same_grid(first, other, ("first", "other"))
     masked, brain, known = qsm.load_cube(done.results, "sub-001", 64)
     assert masked.shape == (64, 64, 64)
     assert not volumes.array(masked)[volumes.array(brain) == 0].any()

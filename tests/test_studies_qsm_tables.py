@@ -58,6 +58,9 @@ def test_experiments_resume_and_hold_what_they_promise(done, monkeypatch):
     assert set(first["binary"]["label"]) == {"brain"}
     assert set(first["best"]["method"]) == {qsm.RELEASED, "atlas"}
     assert qsm.experiments.own_recipe(done) is not None
+    own = pd.read_csv(done.results / "tables" / "best_original_grid.csv")
+    assert set(own["subject"]) == set(qsm.experiments.sides(done)["test"])
+    assert {"dice", "hd95_mm", "prediction_ppm", "recipe"} <= set(own.columns)
     assert list(first["compare"]["network"].unique()) == list(done.profile.compared)
     assert list(first["resolution"]["dim"].unique()) == [d for d in done.profile.dims if d < qsm.CUBE]
     coarse = first["resolution"].query("dim == 32")
@@ -226,6 +229,17 @@ def test_claims_are_told_with_care():
     told = qsm.claims(table, source="simulated real", best="c", grids=grids).set_index("claim")
     assert told.loc[falls, "verdict"] == "holds"
     assert "on the finest grid 0.700 and 0.700" in told.loc[falls, "evidence"]
+    other = grids.assign(dice_fine=grids["dim"] / 1000)  # on the common grid the other way round
+    told = qsm.claims(table, source="simulated real", best="c", grids=other).set_index("claim")
+    assert told.loc[falls, "verdict"] == "cannot be told here"
+    assert "0.128 and 0.256, the other way round" in told.loc[falls, "evidence"]
+    short = table.assign(steps=400, recipe="five labels, 25 minutes, 40 simulated maps")
+    told = qsm.claims(short, source="simulated real", best="c", unet="a", resunet="b").set_index("section")
+    assert told.loc["section 5.3", "verdict"] == "cannot be told here"
+    assert "after 400 and 400 steps, too few to tell" in told.loc["section 5.3", "evidence"]
+    long = short.assign(recipe="five labels, 50 epochs, 40 simulated maps")
+    told = qsm.claims(long, source="simulated real", best="c", unet="a", resunet="b").set_index("section")
+    assert told.loc["section 5.3", "verdict"] == "holds"
     none = grids.assign(dice=grids["dice"] * (grids["dim"] == 128))
     told = qsm.claims(table, source="simulated real", best="c", grids=none).set_index("claim")
     assert told.loc[falls, "verdict"] == "cannot be told here"

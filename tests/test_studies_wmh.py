@@ -274,7 +274,28 @@ def test_cells_resume_and_say_where_features_came_from(done, monkeypatch, capsys
     # its network is found by the loss, and none is made up where there is none
     assert wmh.experiments.load_cell(done, "content", features="random").count_params() > 0
     assert wmh.experiments.load_cell(done, "content", features="random", seed=9) is None
+    # another external centre is another experiment
+    assert wmh.experiments.rows(done, "losses", external=["CentreD"]) is not None
+    assert wmh.experiments.rows(done, "losses", external=["CentreA"]) is None
     assert "train it with experiments losses" in capsys.readouterr().out
+
+
+def test_features_are_found_again_or_said_to_be_missing(done, tmp_path, capsys):
+    run = dataclasses.replace(done, results=tmp_path)
+    here = wmh.experiments.features_here
+    assert here(run) == "random"
+    assert here(run, "imagenet") == "imagenet"
+    (tmp_path / "tables").mkdir()
+    named = pd.DataFrame({"features": ["none", "ImageNet (Keras)", "vgg.npz"], "recipe": "r"})
+    named[:2].to_csv(tmp_path / "tables" / "losses.csv", index=False)
+    assert here(run) == "imagenet"
+    named.to_csv(tmp_path / "tables" / "losses.csv", index=False)
+    assert here(run) == "random"
+    assert "vgg.npz, the features of tables/losses.csv, is not here" in capsys.readouterr().out
+    (tmp_path / "vgg.npz").touch()
+    assert here(run, str(tmp_path / "vgg.npz")) == str(tmp_path / "vgg.npz")
+    with pytest.raises(FileNotFoundError, match="FEATURES nowhere.npz: no such file"):
+        here(run, "nowhere.npz")
 
 
 def test_rows_of_another_recipe_are_not_shown(done, tmp_path, capsys):
@@ -611,6 +632,9 @@ def test_claims_need_a_clear_difference():
     seeds = pd.concat([internal.assign(seed=k) for k in range(3)])  # the same subjects again do not narrow an interval
     told_3 = wmh.claims(seeds, pd.concat([external.assign(seed=k) for k in range(3)]), real=True)
     pd.testing.assert_frame_equal(told_3, wmh.claims(internal, external, real=True))
+    few = wmh.claims(internal, external[external["subject"] < "s2"], real=True)  # s0, s1, s10, s11
+    assert set(few["verdict"]) == {"cannot be told here"}
+    assert few["evidence"].str.endswith("; too few subjects").all()
     unclear = pd.DataFrame(rows("content", 0.52, 0.2, 3) + rows("dice", 0.5, 0.2, 4))
     told = wmh.claims(internal, unclear, real=False).set_index("section")
     assert told.loc["abstract", "verdict"] == "cannot be told here (phantoms)"

@@ -94,7 +94,8 @@ def start(
             raise FileNotFoundError(
                 f"DATA {data}: no such folder (relative paths count from {home().name}, the repository)"
             )
-    base = results_folder(study, profile.name, results=results, data=data, seed=seed)
+    own = profile.phantoms is not None
+    base = results_folder(study, profile.name, results=results, data=data, seed=seed, of_phantoms=own)
     source = "phantom" if is_phantom(folder) else None if show_real else "real"
     return Run(study, profile, folder, base, seed, source)
 
@@ -135,9 +136,15 @@ def shown(path: str | os.PathLike) -> str:
     return f"…/{path.name}"
 
 
-def results_folder(study: str, profile: str, *, results=None, data=None, seed: int = 0) -> Path:
-    """``<results>/<study>/<profile>``; another seed, or own data in a phantom profile, get a folder of their own."""
-    name = profile + ("_data" if data is not None and profile != "full" else "") + (f"_seed{seed}" if seed else "")
+def results_folder(
+    study: str, profile: str, *, results=None, data=None, seed: int = 0, of_phantoms: bool | None = None
+) -> Path:
+    """``<results>/<study>/<profile>``; another seed, or own data in a profile that is ``of_phantoms``, get a folder of their own.
+
+    By default every profile but "full" is.
+    """
+    own = data is not None and (profile != "full" if of_phantoms is None else of_phantoms)
+    name = profile + ("_data" if own else "") + (f"_seed{seed}" if seed else "")
     return home() / Path("results_dir" if results is None else results).expanduser() / study / name
 
 

@@ -21,7 +21,7 @@ import pandas as pd
 from segkit import metrics, phantoms, training, volumes
 from segkit.studies import common
 from segkit.studies.qsm.layout import ALL, CUBE, LABELS, RELEASED, file_names, find, label_values, split, start
-from segkit.studies.qsm.methods import patch_method, recipe_method, segmented
+from segkit.studies.qsm.methods import patch_method, recipe_labels, recipe_method, segmented
 from segkit.studies.qsm.networks import (
     OPTIMIZER,
     run_name,
@@ -30,7 +30,7 @@ from segkit.studies.qsm.networks import (
 )
 from segkit.studies.qsm.recipe import FAR, NEAR, NUMBER, REGISTERED, Nuclei, load, train_recipe
 from segkit.studies.qsm.steps import downsample_all, load_cube, pad_all, reconstruct
-from segkit.studies.qsm.tables import atlas_vote, evaluate
+from segkit.studies.qsm.tables import atlas_vote, evaluate, on_original_grid
 from segkit.studies.qsm.user import release
 
 BINARY = ("brain", "hippocampus", "caudate")
@@ -216,15 +216,23 @@ def learning_curve(run: common.Run, *, verbose=2) -> pd.DataFrame:
 
 
 def best(run: common.Run, *, verbose=2) -> pd.DataFrame:
-    """The recipe for the profile's minutes, beside the atlas alone: ``tables/best.csv``, every column of :func:`evaluate`."""
+    """The recipe for the profile's minutes, beside the atlas alone: ``tables/best.csv``, every column of :func:`evaluate`; and the
+    recipe on the subjects' own grids, ``tables/best_original_grid.csv``, every column of :func:`on_original_grid`."""
     dim, chosen = run.profile.dim, sides(run)
     recipe = recipe_for(run, "best")
     path = run.results / "tables" / "best.csv"
     done = common.read_rows(path, recipe)
     if not len(done):
         model, history = train_recipe(run, chosen, verbose=verbose)
+        spent = _spent(run, RELEASED, history)
         scores = evaluate({RELEASED: recipe_method(model, run, dim=dim)}, run.results, chosen["test"], dim=dim)
-        done = common.add_rows(path, done, scores.assign(**_spent(run, RELEASED, history), recipe=recipe))
+        rebuilt = on_original_grid(
+            find(run.data), run.results, RELEASED, chosen["test"], values=label_values(run.data),
+            out=run.results / "reconstructed_predictions", finer=recipe_labels(model, run),
+        )  # fmt: skip
+        own = path.with_name("best_original_grid.csv")
+        common.add_rows(own, pd.DataFrame(), rebuilt.assign(**spent, recipe=recipe))
+        done = common.add_rows(path, done, scores.assign(**spent, recipe=recipe))
     if not (done["method"] == "atlas").any():
         votes = atlas_vote(run.results, chosen["train"], dim=dim)
         scores = evaluate({"atlas": lambda subject: votes}, run.results, chosen["test"], dim=dim)

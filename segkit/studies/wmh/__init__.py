@@ -25,7 +25,7 @@ from segkit.studies.wmh.layout import (
     split,
     start,
 )
-from segkit.studies.wmh.networks import build, predict, to_mask, train
+from segkit.studies.wmh.networks import build, predict, to_mask, train, window
 from segkit.studies.wmh.real import best_recipe
 from segkit.studies.wmh.recipe import make_anatomies, normalise_slice, painted, predict_recipe, train_recipe
 from segkit.studies.wmh.steps import INTENSITIES, back, downsample, load, pad_square, resize, scale, standardise
@@ -54,5 +54,5 @@ __all__ = [
     "false_by_distance", "find", "load", "load_model", "make_anatomies", "measure", "missed_by_size", "normalise_slice",
     "pad_square", "painted", "predict", "predict_recipe", "read", "release", "released", "resize", "result_as_method",
     "save_scores", "scale", "segment", "split", "standardise", "start", "summary", "three_columns", "threshold_as_method",
-    "to_mask", "train", "train_recipe",
+    "to_mask", "train", "train_recipe", "window",
 ]  # fmt: skip

@@ -21,7 +21,7 @@ import pandas as pd
 
 from segkit import content, models, phantoms
 from segkit.studies import common
-from segkit.studies.wmh.layout import HARD, LOSSES, SIZE, find, split, start
+from segkit.studies.wmh.layout import EXTERNAL, HARD, LOSSES, SIZE, find, split, start
 from segkit.studies.wmh.networks import predict, train
 from segkit.studies.wmh.real import TUNED_ON, finetune, opened, recipe, release_recipe
 from segkit.studies.wmh.steps import downsample, how_of, standardise
@@ -53,7 +53,14 @@ def _side(path: Path) -> int | None:
         return part["image"].shape[0]
 
 
-def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epochs: int | None = None) -> str:
+def recipe_of(
+    run: common.Run,
+    what: str,
+    *,
+    minutes: float | None = None,
+    epochs: int | None = None,
+    external: Sequence[str] | None = None,
+) -> str:
     """What a row of the generator was made with; the last word changes with its part of the profile, the data and the subjects."""
     budget = f"{minutes:g} minutes" if minutes else f"{epochs} epochs"
     p, made, subjects = run.profile, run.data / phantoms.MARK, list(find(run.data).index)
@@ -69,14 +76,20 @@ def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epoch
     )
     here = [s for s in subjects if (run.results / "downsampled" / f"{s}.npz").is_file()]
     how = how_of(run.results, here[0]) if here else "maximum"
-    mark = common.mark(used, how, made.read_text() if made.is_file() else "", subjects)
+    outside = EXTERNAL if external is None else tuple(external)
+    apart = () if outside == EXTERNAL else (sorted(outside),)
+    mark = common.mark(used, how, made.read_text() if made.is_file() else "", subjects, *apart)
     return f"{what}, {budget}, {run.profile.size}², settings {mark}"
 
 
-def rows(run: common.Run, what: str) -> pd.DataFrame | None:
-    """``tables/<what>.csv`` for a notebook; None, and a line that says why, where there is none or it is of another recipe."""
+def rows(run: common.Run, what: str, *, external: Sequence[str] | None = None) -> pd.DataFrame | None:
+    """``tables/<what>.csv`` for a notebook; None, and a line that says why, where there is none or it is of another recipe.
+
+    Of losses trained with several features those of :func:`features_of`.
+    """
     if what in ("losses", "features"):
-        return common.rows_or_why(run, what, _generator(run), arguments="--features FILE --real DIR")
+        done = common.rows_or_why(run, what, _generator(run, external), arguments="--features FILE --real DIR")
+        return done if done is None or what == "features" else done[done["features"].isin(["none", features_of(run)])]
     path = run.results / "tables" / f"{what}.csv"
     if not path.is_file():
         print(f"{what}: python -m segkit.studies.wmh.experiments {COMMAND[what]}")
@@ -84,8 +97,9 @@ def rows(run: common.Run, what: str) -> pd.DataFrame | None:
     return pd.read_csv(path)
 
 
-def _generator(run: common.Run) -> str:
-    return recipe_of(run, "generator", minutes=run.profile.minutes, epochs=run.profile.epochs)
+def _generator(run: common.Run, external: Sequence[str] | None = None) -> str:
+    p = run.profile
+    return recipe_of(run, "generator", minutes=p.minutes, epochs=p.epochs, external=external)
 
 
 def cell_name(cell: dict) -> str:
@@ -100,10 +114,33 @@ def plain(loss: str, seed: int, features: str) -> dict:
 
 
 def features_of(run: common.Run) -> str:
-    """Where the features in ``tables/losses.csv`` came from; "random" where it has none."""
+    """Where the features in ``tables/losses.csv`` came from, the last ones where there are several; "random" where it has none."""
     path = run.results / "tables" / "losses.csv"
     known = pd.read_csv(path)["features"] if path.is_file() else pd.Series(dtype=str)
-    return next((f for f in known.dropna() if f != "none"), "random")
+    return next((f for f in known.dropna()[::-1] if f != "none"), "random")
+
+
+def features_here(run: common.Run, given: str | None = None) -> str:
+    """What :class:`segkit.content.Content` takes: ``given`` (relative paths count from the repository), else those of
+    :func:`features_of`, or random ones, and a line that says so, where their file is not here.
+
+    Raises
+    ------
+    FileNotFoundError
+        When ``given`` is no file.
+    """
+    source = str(given or features_of(run))
+    if source in ("imagenet", "random"):
+        return source
+    if source == content.source_of("imagenet"):
+        return "imagenet"
+    path = common.home() / Path(source).expanduser()
+    if path.is_file():
+        return str(path.resolve())
+    if given:
+        raise FileNotFoundError(f"FEATURES {given}: no such file (relative paths count from the repository)")
+    print(f"{source}, the features of tables/losses.csv, is not here: below are random ones; give FEATURES the file")
+    return "random"
 
 
 def load_cell(run: common.Run, loss: str, *, features: str | None = None, seed: int = 0):
@@ -126,15 +163,23 @@ def losses_table(
     features: str = "imagenet",
     real: Path | None = None,
     losses: Sequence[str] | None = None,
+    external: Sequence[str] | None = None,
     verbose=2,
 ) -> pd.DataFrame:
     """Each loss and seed on the phantoms, tested on the same centres, an unseen one and real scans: ``tables/losses.csv``."""
     profile = run.profile
-    cells = [plain(loss, seed, features) for seed in profile.seeds for loss in (losses or profile.losses)]
-    return _cells(run, "losses", cells, real, verbose)
+    cells = [plain(loss, run.seed + seed, features) for seed in profile.seeds for loss in (losses or profile.losses)]
+    return _cells(run, "losses", cells, real, external, verbose)
 
 
-def features_table(run: common.Run, *, features: str = "imagenet", real: Path | None = None, verbose=2) -> pd.DataFrame:
+def features_table(
+    run: common.Run,
+    *,
+    features: str = "imagenet",
+    real: Path | None = None,
+    external: Sequence[str] | None = None,
+    verbose=2,
+) -> pd.DataFrame:
     """The content loss with random features, per layer, with one and three pools, and with hard targets: ``tables/features.csv``."""
     base = plain("content", run.seed, features)
     changes: list[dict] = [
@@ -145,16 +190,16 @@ def features_table(run: common.Run, *, features: str = "imagenet", real: Path | 
         {"pools": 3},
         {"soft": False},
     ]
-    return _cells(run, "features", [base | change for change in changes], real, verbose)
+    return _cells(run, "features", [base | change for change in changes], real, external, verbose)
 
 
-def _cells(run: common.Run, what: str, cells: Sequence[dict], real: Path | None, verbose) -> pd.DataFrame:
+def _cells(run: common.Run, what: str, cells: Sequence[dict], real: Path | None, external, verbose) -> pd.DataFrame:
     profile, table = run.profile, find(run.data)
-    recipe = _generator(run)
+    recipe = _generator(run, external)
     for cell in cells:  # read now: an error before hours are spent
         if "content" in cell["loss"]:
             content.vgg19(cell["features"], pools=cell["pools"], seed=cell["seed"])
-    path, parts = run.results / "tables" / f"{what}.csv", split(table)
+    path, parts = run.results / "tables" / f"{what}.csv", split(table, external=external)
     done = common.read_rows(path, recipe)
     for cell in cells:
         said = cell | {"features": content.source_of(cell["features"]) if "content" in cell["loss"] else "none"}
@@ -182,7 +227,14 @@ def _cells(run: common.Run, what: str, cells: Sequence[dict], real: Path | None,
     return done
 
 
-def full_net(run: common.Run, *, features: str = "imagenet", minutes: float = 100, verbose=2) -> pd.DataFrame:
+def full_net(
+    run: common.Run,
+    *,
+    features: str = "imagenet",
+    minutes: float = 100,
+    external: Sequence[str] | None = None,
+    verbose=2,
+) -> pd.DataFrame:
     """The report's own generator at 224² with the content loss, for one cell: ``tables/full_net.csv``.
 
     It has some hundreds of steps on two cores: they are validated every fifty, and the batch statistics forget faster.
@@ -198,13 +250,15 @@ def full_net(run: common.Run, *, features: str = "imagenet", minutes: float = 10
     large = dataclasses.replace(run, profile=whole, results=run.results / "full_net")
     prepare(large, size=SIZE)
     path, table = run.results / "tables" / "full_net.csv", find(run.data)
-    recipe = recipe_of(large, "12.1 M generator, content", minutes=whole.minutes, epochs=whole.epochs)
+    named = "12.1 M generator, content"
+    recipe = recipe_of(large, named, minutes=whole.minutes, epochs=whole.epochs, external=external)
     done = common.read_rows(path, recipe)
     if not len(done):
-        parts = split(table)
+        parts = split(table, external=external)
         model, history = train(large, parts, loss="content", features=features, name="content", verbose=verbose)
-        scores = evaluate(
-            {"content": functools.partial(predict, model, size=SIZE)}, table, parts["test"] + parts["external"]
+        method = {"content": functools.partial(predict, model, size=SIZE)}
+        scores = pd.concat(
+            [evaluate(method, table, parts[side]).assign(set=named) for side, named in SETS.items() if parts[side]]
         )
         done = common.add_rows(path, done, scores.assign(steps=int(history["iterations"].iloc[-1]), recipe=recipe))
     return done
@@ -226,6 +280,9 @@ def main() -> None:
     parser.add_argument("--real", type=common.folder, help="scans that are only scored")
     parser.add_argument("--brains", type=common.folder, help="FreeSurfer label maps for the recipe's anatomies")
     parser.add_argument("--features", default="imagenet", help="weights of VGG19: imagenet, random or a file")
+    parser.add_argument(
+        "--external", nargs="+", help="centres of --data that never train (default: the phantoms' CentreD)"
+    )
     parser.add_argument("--final", action="store_true", help="recipe: open the scans that do not tune, too")
     parser.add_argument("--minutes", type=float, default=100, help="full_net: of its one cell")
     options = parser.parse_args()
@@ -235,9 +292,9 @@ def main() -> None:
     run = start(options.profile, data=options.data, results=options.results)
     if options.what in ("losses", "features", "full_net"):
         prepare(run)
+    generator = {"features": options.features, "external": options.external}
     given = {
-        "losses": {"features": options.features, "real": real}, "features": {"features": options.features, "real": real},
-        "full_net": {"features": options.features, "minutes": options.minutes},
+        "losses": generator | {"real": real}, "features": generator | {"real": real}, "full_net": generator | {"minutes": options.minutes},
         "recipe": {"brains": options.brains, "real": real, "final": options.final}, "finetune": {"real": real}, "release": {},
     }  # fmt: skip
     if options.what == "finetune" and real is None:

@@ -31,6 +31,11 @@ def with_momentum(model, momentum: float):
     return model
 
 
+def window(run: common.Run, subject: str) -> dict[str, float]:
+    """What is black and what is white to VGG, where 02 scaled intensities other than to 0 … 1: ``low`` and ``high`` of the content loss."""
+    return {"low": -1.0, "high": 3.0} if how_of(run.results, subject) == "zscore" else {}
+
+
 def train(
     run: common.Run,
     subjects: dict[str, list[str]],
@@ -84,9 +89,8 @@ def train(
     settings = dict(LOSSES.get(loss, {}))
     own = {"features": str(features), "pools": pools, "reduction_of_features": reduction}
     masked = "content" in loss
-    if masked and how_of(run.results, subjects["train"][0]) == "zscore":
-        own |= {"low": -1.0, "high": 3.0}  # what is black and white to VGG
     if masked:
+        own |= window(run, subjects["train"][0])
         content.vgg19(own["features"], pools=pools, seed=seed)  # read now: an error before hours are spent
         own["seed"] = seed
     if loss == "trained_content":

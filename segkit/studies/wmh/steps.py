@@ -94,7 +94,8 @@ def downsample(subjects: Sequence[str], results: Path, *, size: int = SIZE, how:
     Returns
     -------
     DataFrame
-        A row a subject: side before and after, and the ceiling: Dice with itself of the mask brought down and back.
+        A row a subject: side before and after, and the ceiling: Dice with itself of the mask brought down and back, as a prediction
+        travels (missing where there is no lesion).
     """
     rows = []
     for subject in tqdm(subjects, desc="downsampling"):
@@ -106,8 +107,9 @@ def downsample(subjects: Sequence[str], results: Path, *, size: int = SIZE, how:
         if path.is_file():
             mask = volumes.array(volumes.load(path))
             parts["mask"] = resize(mask, size, kind="label")
-            again = resize(parts["mask"], image.shape[0], kind="label") == 1
-            row["ceiling"] = float(2 * (again & (mask == 1)).sum() / max(1, again.sum() + (mask == 1).sum()))
+            again = resize((parts["mask"] == 1).astype(np.float32), image.shape[0], kind="image") >= 0.5
+            both = again.sum() + (mask == 1).sum()
+            row["ceiling"] = float(2 * (again & (mask == 1)).sum() / both) if both else np.nan
         with files.atomic(results / "downsampled" / f"{subject}.npz") as temporary:
             np.savez_compressed(temporary, **parts)
         rows.append(row)

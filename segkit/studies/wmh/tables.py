@@ -291,10 +291,13 @@ def claims(
                          f"Dice: {_means(scores, ('trained_content', content))}; difference {_told(gap.to_frame().T)}"))  # fmt: skip
     if features is not None:
         rows.append(_pools(features, where, unknown))
+    if min(scores["subject"].nunique() for scores in (internal, external)) < ENOUGH:
+        rows = [(section, claim, unknown + where, told + "; too few subjects") for section, claim, _, told in rows]
     return pd.DataFrame(rows, columns=["section", "claim", "verdict", "evidence"])
 
 
 LEVEL = 0.02  # Dice within which two losses count as level
+ENOUGH = 6  # subjects: of fewer no paired test reaches .05, and an interval of the mean is too narrow
 
 
 def _by_density(
@@ -309,7 +312,7 @@ def _by_density(
     )
     means = means[[content, *others]].dropna()
     best = int((means.idxmin(axis=1) == content).sum())
-    verdict = unknown if not len(means) else "holds" if best > len(means) / 2 else "does not hold"
+    verdict = unknown if len(means) < 2 else "holds" if best > len(means) / 2 else "does not hold"
     text = "; ".join(
         f"{bin_} %: " + ", ".join(f"{m} {v:.0f}" for m, v in row.items()) for bin_, row in means.iterrows()
     )
