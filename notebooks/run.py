@@ -138,12 +138,13 @@ def main() -> None:
 
     begin = time.perf_counter()
     for study in studies() if options.study == "all" else [options.study]:
+        chosen = notebooks(study, options.only)
         own = of_phantoms(study, options.profile)
         base = common.results_folder(
             study, options.profile, results=results, data=options.data, seed=options.seed, of_phantoms=own
         )
         in_place = options.profile == "quick" and not results and not options.seed and not options.data
-        for path in notebooks(study, options.only):
+        for path in chosen:
             target = path if in_place else base / "notebooks" / path.name
             print(f"\n== {study}: {path.stem} ({options.profile})", flush=True)
             seconds = run(path, target, parameters)

@@ -368,7 +368,7 @@ def test_the_command_line_says_what_it_lacks_and_calls_what_it_names(done, real,
     call("recipe", "--real", real, "--final")
     call("full_net", "--features", "random", "--minutes", 5)
     assert given == [
-        ("recipe", {"brains": None, "real": real, "final": True}), ("full_net", {"features": "random", "minutes": 5.0}),
+        ("recipe", {"brains": None, "real": real, "final": True}), ("full_net", {"features": "random", "external": None, "minutes": 5.0}),
     ]  # fmt: skip
 
 
