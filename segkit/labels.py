@@ -72,7 +72,7 @@ def read_list(path: str | os.PathLike, structures: Sequence[str]) -> dict[str, t
 
 def check_values(array: np.ndarray, table: Mapping[str, Sequence[int]], name: object = "label map") -> None:
     """Raise ValueError unless ``array`` holds every value of ``table`` (left and right of each structure)."""
-    here = set(np.unique(array).tolist())
+    here = set(np.unique(np.ravel(array, order="K")).tolist())
     missing = {
         structure: [v for v in np.atleast_1d(values).tolist() if v not in here] for structure, values in table.items()
     }
@@ -94,7 +94,7 @@ def as_labels(image: Nifti1Image, table: dict[str, int] | None = None, name: obj
         the message names the file, the values found and the mend.
     """
     data = volumes.array(volumes.check(image, name))
-    found = np.unique(data)
+    found = np.unique(data.ravel(order="K"))
     if found.size and (np.any(found != np.round(found)) or found[0] < 0 or found[-1] > 65535):
         odd = [v for v in found.tolist() if v != round(v) or not 0 <= v <= 65535][:5]
         raise ValueError(
@@ -116,7 +116,13 @@ def binarise(array: np.ndarray, values) -> np.ndarray:
     >>> binarise(np.array([0, 10, 49, 11]), (10, 49)).tolist()
     [0, 1, 1, 0]
     """
-    return np.isin(array, np.atleast_1d(values)).astype(np.uint8)
+    array = np.asarray(array)
+    out = np.zeros_like(
+        array, np.uint8
+    )  # in the array's order in memory: what NIfTI files hold is then written slice by slice
+    for value in np.atleast_1d(values):
+        out |= array == value
+    return out
 
 
 def split(array: np.ndarray, table: dict) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 from isal import igzip
 from nibabel import Nifti1Image
+from nibabel.arrayproxy import ArrayProxy
 from scipy import ndimage
 
 from segkit import files
@@ -51,7 +52,7 @@ def load(path: str | os.PathLike) -> Nifti1Image:
     try:
         source = nib.load(path)
         _check_promise(source, path)
-        data = np.array(source.dataobj)  # a copy in memory, never a map of the file
+        data = _voxels(source, path)
         affine = np.array(source.affine, dtype=float)
         affine[:3] *= _TO_MM.get(source.header.get_xyzt_units()[0], 1.0)
     except (MemoryError, KeyboardInterrupt):
@@ -64,6 +65,16 @@ def load(path: str | os.PathLike) -> Nifti1Image:
         return _image(data, affine)
     except Exception as error:  # an affine that no header can hold
         raise ValueError(f"{path}: its header cannot be used ({error}); mend or convert it again") from error
+
+
+def _voxels(source: Nifti1Image, path: Path) -> np.ndarray:
+    """The voxels in memory, never a map of the file; gzip by ISA-L, which unpacks noise twice as fast as zlib."""
+    if not path.name.endswith(".gz"):
+        return np.array(source.dataobj)
+    proxy = source.dataobj
+    with igzip.open(path, "rb") as plain:
+        said = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
+        return np.asarray(ArrayProxy(plain, said))
 
 
 def read(image: str | os.PathLike | Nifti1Image, name: object = "image") -> Nifti1Image:
@@ -228,8 +239,10 @@ def downsample(image: Nifti1Image, factor: int | tuple[int, int, int], *, kind: 
 
 
 def _block_sum(data: np.ndarray, factor: tuple[int, int, int], dtype) -> np.ndarray:
-    """Sum of each block, axis by axis, so that what is added lies together in memory; without a copy of ``data``."""
-    for axis, f in enumerate(factor):
+    """Sum of each block, axis by axis, the one that is farthest apart in memory first, so that what is added lies together; without a
+    copy of ``data``."""
+    for axis in sorted(range(len(factor)), key=lambda axis: -abs(data.strides[axis])):
+        f = factor[axis]
         views = [data[(slice(None),) * axis + (slice(first, None, f),)] for first in range(f)]
         data = views[0].astype(dtype)
         for view in views[1:]:
@@ -256,7 +269,7 @@ def _values(data: np.ndarray) -> np.ndarray:
     """The different values, in order; a mask of 0 and 1 is not sorted for it."""
     if data.dtype.kind in "bui" and data.size and int(low := data.min()) + 1 >= int(high := data.max()):
         return np.unique([low, high])
-    return np.unique(data)
+    return np.unique(data.ravel(order="K"))
 
 
 def resample(

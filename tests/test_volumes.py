@@ -234,9 +234,24 @@ def test_a_joined_block_has_its_most_frequent_value_whatever_the_type(rng):
         factor = tuple(int(f) for f in rng.integers(1, 4, 3))
         kind = rng.choice([np.uint8, np.int16, np.float32, np.int32])
         data = (rng.integers(0, rng.integers(1, 5), [3 * f for f in factor]) * rng.choice([1, 85])).astype(kind)
+        data = np.asarray(data, order=rng.choice(["C", "F"]))  # as numpy makes it, as a file gives it
         found = volumes.array(volumes.downsample(nib.Nifti1Image(data, np.eye(4)), factor, kind="label"))
         assert found.dtype == data.dtype
+        mean = volumes.array(volumes.downsample(nib.Nifti1Image(data, np.eye(4)), factor, kind="image"))
+        np.testing.assert_allclose(mean[0, 0, 0], data[tuple(map(slice, factor))].mean(), rtol=1e-5)
         for at in np.ndindex(found.shape):
             block = data[tuple(slice(a * f, (a + 1) * f) for a, f in zip(at, factor, strict=True))]
             values, counts = np.unique(block, return_counts=True)
             assert found[at] == values[counts.argmax()]
+
+
+@pytest.mark.parametrize("name", ["scaled.nii", "scaled.nii.gz"])
+def test_a_file_with_slope_and_intercept_gives_the_values_they_mean(tmp_path, rng, name):
+    stored = rng.integers(0, 1000, (4, 5, 6)).astype(np.int16)
+    image = nib.Nifti1Image(stored, np.eye(4))
+    image.header.set_slope_inter(0.5, -3)
+    nib.save(image, tmp_path / name)
+    proxy = nib.load(tmp_path / name).dataobj
+    assert (proxy.slope, proxy.inter) == (0.5, -3)
+    np.testing.assert_allclose(volumes.array(volumes.load(tmp_path / name)), stored)
+    np.testing.assert_allclose(proxy.get_unscaled(), (stored + 3) / 0.5)

@@ -1,6 +1,7 @@
 """01 padding and 02 downsampling under the report's file names, and the way back; what 03 and 04 load."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from segkit.studies import common
 from segkit.studies.qsm.layout import LABELS, file_names
 
 JOBS = 2
+CUBES = 2  # of a subject that are written at a time: of 512 voxels a side a map takes half a gigabyte
 BIG = 512  # voxels a side of cubes that are worked on one at a time, so that a laptop's memory holds them
 
 
@@ -55,9 +57,14 @@ def _pad_one(subject: str, row: pd.Series, results: Path, dim: int, values) -> d
     parts = {"w_bg": qsm, "masked": volumes.like(volumes.array(qsm) * volumes.array(masks["brain"]), qsm)}
     parts |= {"brain_mask" if name == "brain" else name: mask for name, mask in masks.items()}
     del qsm, masks
-    while parts:  # one cube at a time: of 512 voxels a side a map takes half a gigabyte
-        name, image = parts.popitem()
-        volumes.save(volumes.pad(image, (dim, dim, dim)), results / "padded" / subject / file_names(dim)[name])
+
+    def write(name: str) -> None:
+        volumes.save(
+            volumes.pad(parts.pop(name), (dim, dim, dim)), results / "padded" / subject / file_names(dim)[name]
+        )
+
+    with ThreadPoolExecutor(CUBES) as pool:
+        list(pool.map(write, list(parts)))
     return told
 
 
@@ -103,17 +110,25 @@ def _downsample_one(subject: str, results: Path, dims: tuple[int, ...]) -> list[
     folder = results / "padded" / subject
     first = {name: folder / file for name, file in file_names(dims[0]).items() if (folder / file).is_file()}
     common.need(folder / file_names(dims[0])["w_bg"], "01_padding")
-    rows = {dim: {"subject": subject, "dim": dim} for dim in dims}
-    for name, path in first.items():  # one cube at a time
-        cube = volumes.load(path)
-        for dim, row in rows.items():
+
+    def write(name: str) -> dict[int, dict]:
+        cube, told = volumes.load(first[name]), {}
+        for dim in dims:
             kind = "image" if name in ("w_bg", "masked") else "label"
             small = cube if dim == dims[0] else volumes.downsample(cube, dims[0] // dim, kind=kind)
             if dim != dims[0]:
                 volumes.save(small, folder / file_names(dim)[name])
-            row["mm"] = round(volumes.spacing(small)[0], 3)
+            told[dim] = {"mm": round(volumes.spacing(small)[0], 3)}
             if name in LABELS:
-                row[f"{name}_ml"] = round(float(volumes.array(small).sum() * np.prod(volumes.spacing(small))) / 1000, 3)
+                ml = float(volumes.array(small).sum() * np.prod(volumes.spacing(small))) / 1000
+                told[dim][f"{name}_ml"] = round(ml, 3)
+        return told
+
+    rows: dict[int, dict] = {dim: {"subject": subject, "dim": dim} for dim in dims}
+    with ThreadPoolExecutor(CUBES) as pool:
+        for told in pool.map(write, first):
+            for dim, row in told.items():
+                rows[dim] |= row
     return list(rows.values())
 
 
