@@ -6,7 +6,7 @@ sweep goes in columns, whose windows overlap: at most 15 % of them are then comp
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -130,13 +130,13 @@ class _Ensemble:
         n = len(batch)
         if n < self.batch_size:
             batch = np.concatenate([batch, np.repeat(batch[-1:], self.batch_size - n, axis=0)])
-        total = 0.0
-        for member in self.members:
-            out = member.predict_on_batch(batch)
-            if self.activation is not None:
-                out = keras.ops.convert_to_numpy(self.activation(keras.ops.convert_to_tensor(out)))
-            total = total + np.asarray(out, np.float32)
-        return total[:n] / np.float32(len(self.members))
+        return _mean(self._one(member, batch)[:n] for member in self.members)
+
+    def _one(self, member, batch: np.ndarray) -> np.ndarray:
+        out = member.predict_on_batch(batch)
+        if self.activation is not None:
+            out = keras.ops.convert_to_numpy(self.activation(keras.ops.convert_to_tensor(out)))
+        return np.asarray(out, np.float32)
 
     def side(self, n: int, axis: int) -> int:
         """The length to which an axis of ``n`` voxels is padded so that every member takes it."""
@@ -146,6 +146,14 @@ class _Ensemble:
         return n
 
 
+def _mean(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    """Mean of arrays that come one at a time; a single one as it is."""
+    total, n = None, 0
+    for array in arrays:
+        total, n = array if total is None else total + array, n + 1
+    return total if n == 1 else total / np.float32(n)
+
+
 def _pools(model) -> int:
     """Pooling layers of a model and of the models in it."""
     return sum(_pools(x) if hasattr(x, "layers") else "Pooling" in type(x).__name__ for x in model.layers)
@@ -153,12 +161,9 @@ def _pools(model) -> int:
 
 def _flipped(run: _Ensemble, batch: np.ndarray, flips: Sequence[int]) -> np.ndarray:
     """Mean over all combinations of flips; ``flips`` are spatial axes, counted from 0 behind the batch axis."""
-    total, n = 0.0, 0
-    for chosen in itertools.chain.from_iterable(itertools.combinations(flips, k) for k in range(len(flips) + 1)):
-        axes = tuple(a + 1 for a in chosen)
-        total = total + np.flip(run(np.flip(batch, axes)), axes)
-        n += 1
-    return total / np.float32(n)
+    chosen = itertools.chain.from_iterable(itertools.combinations(flips, k) for k in range(len(flips) + 1))
+    turns = (tuple(a + 1 for a in axes) for axes in chosen)
+    return _mean(np.flip(run(np.flip(batch, axes)), axes) for axes in turns)
 
 
 def _slices(run: _Ensemble, volume: np.ndarray, neighbours: int, flips) -> Iterator[tuple[tuple, np.ndarray]]:
@@ -174,14 +179,13 @@ def _slices(run: _Ensemble, volume: np.ndarray, neighbours: int, flips) -> Itera
     turns = (False, True) if 0 in flips else (False,)
     for first in range(0, len(volume), run.batch_size):
         numbers = range(first, min(first + run.batch_size, len(volume)))
-        total = 0.0
-        for turned in turns:  # flipping the slice axis exchanges the neighbours
-            batch = np.stack([data.stack_neighbours(volume, k, neighbours) for k in numbers])
-            if turned:
-                shaped = batch.reshape(*batch.shape[:3], 2 * neighbours + 1, -1)
-                batch = np.flip(shaped, 3).reshape(batch.shape)
-            total = total + _flipped(run, batch, inside)
-        yield (slice(first, first + len(numbers)),), (total / np.float32(len(turns)))[:, : shape[0], : shape[1]]
+        stacked = np.stack([data.stack_neighbours(volume, k, neighbours) for k in numbers])
+        shaped = stacked.reshape(
+            *stacked.shape[:3], 2 * neighbours + 1, -1
+        )  # flipping the slice axis exchanges the neighbours
+        batches = (np.flip(shaped, 3).reshape(stacked.shape) if turned else stacked for turned in turns)
+        mean = _mean(_flipped(run, batch, inside) for batch in batches)
+        yield (slice(first, first + len(numbers)),), mean[:, : shape[0], : shape[1]]
 
 
 def _patches(
