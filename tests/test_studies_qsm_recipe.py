@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from segkit import models, volumes
+from segkit import models, training, volumes
 from segkit.studies import common, qsm
 
 
@@ -367,3 +368,22 @@ def test_the_release_learns_from_varied_maps_and_is_scored_on_others(tmp_path, m
     )  # what is there is neither trained nor released again
     assert not path.is_file()
     np.testing.assert_allclose(again["dice"], scores["dice"], atol=1e-5)
+
+    table, steps = run.results / "tables" / "release.csv", scores["steps"].iloc[0]
+    table.unlink()
+    qsm.experiments.release_all(run, maps=maps, verbose=0)  # the finished run, released again
+    for _ in range(2):  # and on from it, twice
+        table.unlink()
+        shutil.rmtree(run.results / "runs" / "released_qsm_nuclei")
+        wanted, fit = qsm.load_model().model.get_weights(), training.fit
+
+        def begins_with(model, *args, wanted=wanted, fit=fit, **settings):
+            for found, here in zip(model.get_weights(), wanted, strict=True):
+                np.testing.assert_array_equal(found, here)
+            return fit(model, *args, **settings)
+
+        monkeypatch.setattr(training, "fit", begins_with)
+        further = qsm.experiments.release_all(run, maps=maps, onwards=True, verbose=0)
+        monkeypatch.setattr(training, "fit", fit)
+    assert set(further["steps_before"]) == {2 * steps}
+    assert "start" in json.loads(path.with_suffix(".run.json").read_text())["settings"]

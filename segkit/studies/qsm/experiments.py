@@ -5,7 +5,7 @@
     python -m segkit.studies.qsm.experiments resolution --data DIR   the U-Net at each dimension
     python -m segkit.studies.qsm.experiments curve --data DIR        the recipe with a quarter, half and all training subjects
     python -m segkit.studies.qsm.experiments best --data DIR         the recipe, for the profile's minutes
-    python -m segkit.studies.qsm.experiments release --data DIR      the recipe on varied simulations, into saved_models
+    python -m segkit.studies.qsm.experiments release --data DIR      the recipe on varied simulations, into saved_models (--onwards: from what is there)
 
 Each cell ends with rows of a CSV in ``tables/``; what is there is not run again.
 """
@@ -31,7 +31,7 @@ from segkit.studies.qsm.networks import (
 from segkit.studies.qsm.recipe import FAR, NEAR, NUMBER, REGISTERED, Nuclei, load, train_recipe
 from segkit.studies.qsm.steps import downsample_all, load_cube, pad_all, reconstruct
 from segkit.studies.qsm.tables import atlas_vote, evaluate, on_original_grid
-from segkit.studies.qsm.user import release
+from segkit.studies.qsm.user import load_model, release, steps_of_released
 
 BINARY = ("brain", "hippocampus", "caudate")
 CURVE = (1 / 4, 1 / 2, 1.0)  # shares of the training subjects
@@ -240,7 +240,7 @@ def best(run: common.Run, *, verbose=2) -> pd.DataFrame:
     return done
 
 
-def release_all(run: common.Run, *, maps: Path, verbose=2) -> pd.DataFrame:
+def release_all(run: common.Run, *, maps: Path, onwards: bool = False, verbose=2) -> pd.DataFrame:
     """Train the recipe on widely varied simulations of all label maps but the test subjects', and release it: ``tables/release.csv``.
 
     What is there is neither trained nor released again.
@@ -251,6 +251,8 @@ def release_all(run: common.Run, *, maps: Path, verbose=2) -> pd.DataFrame:
         Label maps of the Harvard-Oxford Atlas 2.0, ``<subject>.nii.gz``. One map is simulated of each, into
         ``data_dir/qsm/varied_<profile>_seed<seed>``; each draws its own susceptibilities, noise, texture, veins, field direction, mask and
         inversion (:class:`segkit.phantoms.qsm.Difficulty`). The run's own training subjects are learned from as well.
+    onwards : bool
+        Begin with the weights of the model that is released now; its steps stand in the column steps_before.
 
     Returns
     -------
@@ -277,9 +279,10 @@ def release_all(run: common.Run, *, maps: Path, verbose=2) -> pd.DataFrame:
     chosen = {"train": [s for s in sources if s not in test], "selection": []}
     name = f"released_{RELEASED}"
     places, minutes = [varied.results, run.results], profile.release_minutes or profile.minutes
+    begun, before = (load_model(), steps_of_released()) if onwards else (None, 0)
     model, history = train_recipe(
-        run, chosen, name=name, results=places, wide=True, minutes=minutes, epochs=profile.epochs, verbose=verbose
-    )
+        run, chosen, name=name, results=places, wide=True, start=begun, minutes=minutes, epochs=profile.epochs, verbose=verbose
+    )  # fmt: skip
     parts = [
         segmented(model, find(folder).loc[test], values=label_values(folder), seed=run.seed).assign(simulation="moved")
     ]
@@ -287,7 +290,8 @@ def release_all(run: common.Run, *, maps: Path, verbose=2) -> pd.DataFrame:
         method = recipe_method(model, here, dim=profile.dim)
         scores = evaluate({name: method}, here.results, test, dim=profile.dim)
         parts.append(scores.assign(simulation=said))
-    scores = pd.concat(parts[::-1]).assign(method=RELEASED, **_spent(run, name, history), recipe=recipe)
+    spent = _spent(run, name, history) | {"steps_before": before}
+    scores = pd.concat(parts[::-1]).assign(method=RELEASED, **spent, recipe=recipe)
     release(run, name, scores)
     return common.add_rows(path, pd.DataFrame(), scores)
 
@@ -331,6 +335,7 @@ def main() -> None:
     parser = common.command_line("QSM", WHAT)
     parser.add_argument("--epochs", type=int, help="of each network, instead of the profile's minutes (on a GPU: 50)")
     parser.add_argument("--minutes", type=float, help="of each training, instead of the profile's")
+    parser.add_argument("--onwards", action="store_true", help="release: go on from the model that is released now")
     parser.add_argument("--batch-size", type=int, help="of patches (the report: 4)")
     options = parser.parse_args()
     run = start(options.profile, data=options.data, results=options.results)
@@ -344,7 +349,9 @@ def main() -> None:
         changed["batch_size"] = options.batch_size
     run = dataclasses.replace(run, profile=dataclasses.replace(run.profile, **changed))
     prepare(run)
-    more = {"maps": options.data} if options.what == "release" else {}
+    if options.onwards and options.what != "release":
+        parser.error("--onwards goes with release")
+    more = {"maps": options.data, "onwards": options.onwards} if options.what == "release" else {}
     print(WHAT[options.what](run, **more).to_string())
 
 

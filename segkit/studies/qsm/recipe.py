@@ -203,6 +203,7 @@ def train_recipe(
     seed: int | None = None,
     results: Sequence[Path] | None = None,
     wide: bool = False,
+    start: Nuclei | None = None,
     verbose="auto",
 ) -> tuple[Nuclei, object]:
     """Train ours, or go on with an interrupted run.
@@ -219,6 +220,8 @@ def train_recipe(
         Where cubes are looked up: each that has a subject gives a sample of it; default the run's.
     wide : bool
         As the released model is trained: also for the first look, with more augmentation, and each nucleus with another mean each time.
+    start : Nuclei, optional
+        Whose weights training begins with, at half the rate; default random ones.
 
     Returns
     -------
@@ -232,6 +235,10 @@ def train_recipe(
         run, (profile.minutes, profile.epochs), minutes=minutes, epochs=epochs, seed=seed
     )
     model = build(RELEASED, profile, classes=len(LABELS) + 1)
+    rate, begun = 2e-3, {}
+    if start is not None:
+        model.set_weights(start.model.get_weights())
+        rate, begun = 1e-3, {"start": common.mark(*(float(w.sum()) for w in start.model.get_weights()))}
     places = list(results or [run.results])
     folders = {s: [p for p in places if (p / "padded" / s).is_dir()] or places[:1] for s in sum(subjects.values(), [])}
     label_maps = {s: _cube(s, folders[s][0], profile)[2] for s in subjects["train"]}
@@ -262,8 +269,8 @@ def train_recipe(
     folder = run.results / "runs" / (name or RELEASED)
     history = training.fit(
         model, sets["train"], sets["selection"], run=folder, loss=losses.get("cross_entropy_dice"), metrics=(losses.soft_dice,),
-        epochs=epochs, minutes=minutes, learning_rate=2e-3, seed=seed, bfloat16=True, verbose=verbose, **training.RECIPE,
-        settings={"fine": profile.fine},
+        epochs=epochs, minutes=minutes, learning_rate=rate, seed=seed, bfloat16=True, verbose=verbose, **training.RECIPE,
+        settings={"fine": profile.fine} | begun,
     )  # fmt: skip
     volumes.save(atlas, atlas_beside(folder / "best.keras"))
     return Nuclei(model, atlas), history

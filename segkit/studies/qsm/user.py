@@ -30,6 +30,12 @@ def load_model(model: Nuclei | str | os.PathLike | None = None) -> Nuclei:
     return load(model)
 
 
+def steps_of_released() -> int:
+    """Steps that the released model was trained for, those of the models that it began with included."""
+    first = pd.read_csv(released()[0].with_suffix(".scores.csv")).iloc[0]
+    return int(first["steps"] + first.get("steps_before", 0))
+
+
 def release(run: common.Run, name: str, scores: pd.DataFrame) -> None:
     """Save a trained run and its atlas as the released model: :meth:`segkit.studies.releases.Release.save`."""
     atlas = volumes.load(common.need(atlas_beside(run.results / "runs" / name / "best.keras"), "03_training"))
