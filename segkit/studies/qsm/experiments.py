@@ -5,9 +5,9 @@
     python -m segkit.studies.qsm.experiments resolution --data DIR   the U-Net at each dimension
     python -m segkit.studies.qsm.experiments curve --data DIR        the recipe with a quarter, half and all training subjects
     python -m segkit.studies.qsm.experiments best --data DIR         the recipe, for the profile's minutes
-    python -m segkit.studies.qsm.experiments release --data DIR      the recipe on varied simulations, into saved_models (--onwards: from what is there)
+    python -m segkit.studies.qsm.experiments release --data DIR      the recipe on varied simulations, into saved_models
 
-Each cell ends with rows of a CSV in ``tables/``; what is there is not run again.
+``release --onwards`` begins with the model that is released now. Each cell ends with rows of a CSV in ``tables/``; what is there is not run again.
 """
 
 import dataclasses
