@@ -7,7 +7,8 @@
     python -m segkit.studies.qsm.experiments best --data DIR         the recipe, for the profile's minutes
     python -m segkit.studies.qsm.experiments release --data DIR      the recipe on varied simulations, into saved_models
 
-``release --onwards`` begins with the model that is released now. Each cell ends with rows of a CSV in ``tables/``; what is there is not run again.
+``release --onwards`` begins with the model that is released now. Each cell ends with rows of a CSV in ``tables/``; what is
+there is not run again.
 """
 
 import dataclasses
