@@ -258,6 +258,25 @@ def test_the_second_look_lays_the_atlas_over_what_the_first_found(rng):
         assert (back == moved).mean() > 0.999
 
 
+def test_the_third_look_mends_where_the_first_misplaced_the_atlas(rng):
+    import keras
+
+    atlas, label = atlas_of_balls(), balls(IN_BOX)
+    inputs = keras.Input((None, None, None, 6))
+
+    def of_map(x):  # the map's value tells the nucleus; without the atlas, three voxels astray
+        soft = keras.ops.softmax(-100 * keras.ops.square(x[..., :1] / 10 - keras.ops.arange(6, dtype="float32")))
+        blind = keras.ops.cast(keras.ops.max(x[..., 1:]) == 0, "float32")
+        return blind * keras.ops.roll(soft, 3, axis=2) + (1 - blind) * soft
+
+    nuclei = qsm.Nuclei(keras.Model(inputs, keras.layers.Lambda(of_map)(inputs)), atlas)
+    moved = np.pad(label, 20)
+    noise = rng.uniform(-1, 1, moved.shape)
+    image = nib.Nifti1Image(np.where(moved, 10 * moved, noise).astype("f"), atlas.affine)
+    soft = qsm.predict(nuclei, image, nib.Nifti1Image(np.ones(moved.shape, np.uint8), atlas.affine))
+    np.testing.assert_allclose(soft.affine[:3, 3], atlas.affine[:3, 3] + 20, atol=0.3)
+
+
 def test_a_nucleus_gets_another_mean_and_the_rest_stays():
     from segkit import augment
     from segkit.studies.qsm.recipe import recoloured

@@ -72,11 +72,10 @@ def recipe_of(run: common.Run, what: str, *, minutes: float | None = None, epoch
             p.box,
             p.fine,
             p.stem,
-            sorted(NEAR.items()),
-            sorted(FAR.items()),
             sorted(REGISTERED.items()),
             sorted(map(str, training.RECIPE.items())),
         )
+        used += (sorted(NEAR.items()), sorted(FAR.items())) if "varied" in what else ()
     else:
         used += (p.patch, p.batch_size, p.learning_rate, sorted(map(str, OPTIMIZER.items())))
     mark = common.mark(*used)

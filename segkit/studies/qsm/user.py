@@ -52,7 +52,7 @@ def segment(
 ) -> Nifti1Image:
     """Five sub-cortical nuclei in a susceptibility map, with the released model.
 
-    It looks twice: for where the nuclei are, then with the atlas laid over them (:func:`segkit.studies.qsm.predict`).
+    It looks three times: for where the nuclei are, then twice with the atlas laid over them (:func:`segkit.studies.qsm.predict`).
 
     Parameters
     ----------
