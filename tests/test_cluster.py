@@ -51,6 +51,8 @@ def test_a_cluster_gives_the_tables_of_one_machine_to_the_last_digit(cluster, tm
     assert np.isfinite(here[1]["dice"]).all()
     ibsr.standardise(run.data, run.results, shape=run.profile.grid)
     pd.testing.assert_frame_equal(experiments.folds(run, count=2, verbose=0), folds, check_exact=True)
+    labelled = ibsr.find(run.data).query("label.notna()").index  # each is scored once
+    assert sorted(folds[folds["label"] == "GM"]["subject"]) == sorted(labelled)
 
 
 def test_a_killed_worker_loses_nothing(cluster, tmp_path):
@@ -100,10 +102,14 @@ def test_a_worker_killed_while_it_trains_a_fold_loses_nothing(cluster, tmp_path)
     pd.testing.assert_frame_equal(done, work(run), check_exact=True)
 
 
-def test_spread_keeps_the_order_of_its_cases():
-    assert list(common.spread(divmod, [(7, 2), (9, 4), (5, 5)], jobs=1)) == [(3, 1), (2, 1), (1, 0)]
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_spread_keeps_the_order_of_its_cases(jobs, monkeypatch):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")
+    assert list(common.spread(divmod, [(7, 2), (9, 4), (5, 5)], jobs=jobs)) == [(3, 1), (2, 1), (1, 0)]
     with pytest.raises(ZeroDivisionError):
-        list(common.spread(divmod, [(7, 2), (9, 0)], jobs=1))
+        list(common.spread(divmod, [(7, 2), (9, 0)], jobs=jobs))
+    (name,) = common.spread(os.getpid, [()], jobs=jobs)
+    assert (name == os.getpid()) == (jobs == 1)
 
 
 def test_mirrored_devices_reach_the_loss_of_one(tmp_path):

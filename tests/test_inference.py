@@ -233,7 +233,7 @@ def test_context_is_what_lies_around_at_half_resolution(rng):
 
 
 def test_columns_give_the_same_with_less_memory_and_few_windows_more(rng, monkeypatch):
-    """200 random volumes: cut into columns or not, the same labels and probabilities; at most 15 % more windows."""
+    """60 random volumes: cut into columns or not, the same labels and probabilities; at most 15 % more windows."""
 
     class Counting(_Compiled):
         seen = 0
@@ -244,7 +244,7 @@ def test_columns_give_the_same_with_less_memory_and_few_windows_more(rng, monkey
 
     net = network(3)
     cut = 0
-    for _ in range(200):
+    for _ in range(60):
         shape, patch = rng.integers(1, 60, 3), rng.integers(1, 9, 3)
         x = image(rng.random(shape))
         settings = {"patch": patch, "step": [int(rng.integers((p + 1) // 2, p + 1)) for p in patch], "batch_size": 1}
@@ -258,4 +258,4 @@ def test_columns_give_the_same_with_less_memory_and_few_windows_more(rng, monkey
         np.testing.assert_allclose(results[0], results[1], atol=2e-6)
         assert counts[0] <= counts[1] <= 1.15 * counts[0] + 1e-6
         cut += counts[1] > counts[0]
-    assert cut > 20
+    assert cut > 6

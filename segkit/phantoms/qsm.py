@@ -12,7 +12,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import Parallel, cpu_count, delayed
 from nibabel import Nifti1Image
 from scipy import ndimage
 
@@ -345,7 +345,7 @@ def write(
             raise ValueError(f"{nuclei}: holds {len(found)} label maps, {len(chosen)} are asked for")
         sources = found[: len(chosen)]
     written = [files.write_text(folder / "label_list.txt", label_list())]
-    done = Parallel(n_jobs=2)(
+    done = Parallel(n_jobs=min(2, cpu_count()))(
         delayed(_write_one)(folder, name, seed, coarse, source, vary)
         for name, source in zip(chosen, sources, strict=True)
     )

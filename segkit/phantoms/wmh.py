@@ -16,7 +16,7 @@ from pathlib import Path
 import edt
 import nibabel as nib
 import numpy as np
-from joblib import Parallel, delayed
+from joblib import Parallel, cpu_count, delayed
 from nibabel import Nifti1Image
 from scipy import ndimage
 
@@ -390,7 +390,7 @@ def write(
     if not sources:
         raise ValueError(f"{brains}: holds no label map (*.nii.gz)")
     jobs = [(centre, name) for centre, chosen in names(subjects).items() for name in chosen]
-    done = Parallel(n_jobs=2)(
+    done = Parallel(n_jobs=min(2, cpu_count()))(
         delayed(_write_one)(folder, centre, name, seed, coarse, sources[k % len(sources)])
         for k, (centre, name) in enumerate(jobs)
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from joblib import Parallel, delayed
+from joblib import Parallel, cpu_count, delayed
 from tqdm.auto import tqdm
 
 from segkit import files, memory, phantoms, splits
@@ -183,14 +183,15 @@ def begin(
 
 
 def spread(function: Callable, cases: Iterable[tuple], *, jobs: int = 2, desc: str | None = None) -> Iterator:
-    """``function(*case)`` for each case, in ``jobs`` processes; the results in the order of ``cases``, each as soon as it is there.
+    """``function(*case)`` for each case, in ``jobs`` processes (at most as many as there are processors, or ``LOKY_MAX_CPU_COUNT`` says);
+    the results in the order of ``cases``, each as soon as it is there.
 
     Inside ``joblib.parallel_config(backend="dask")`` the processes are those of the cluster, however many these are.
     """
     cases = list(cases)
     # bound, not passed: joblib would put larger arguments on one worker of the cluster, and they would be lost with it
     bound = (delayed(functools.partial(function, *case))() for case in cases)
-    results = Parallel(n_jobs=jobs, return_as="generator")(bound)
+    results = Parallel(n_jobs=min(jobs, cpu_count()), return_as="generator")(bound)
     yield from tqdm(results, total=len(cases), desc=desc, disable=desc is None)
 
 

@@ -1,12 +1,12 @@
 """05: tumour shape against genomic clusters, as Buda et al. tested it, and how far each open definition matters."""
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 
 from segkit import shape, statistics, volumes
 from segkit.studies import common
@@ -42,7 +42,7 @@ def masks(data: str | os.PathLike) -> dict[str, np.ndarray]:
 
 def features(masks: Mapping[str, np.ndarray], *, jobs: int = -1, **settings) -> pd.DataFrame:
     """:func:`segkit.shape.features` of every mask: index patient (folder name), columns :data:`segkit.shape.NAMES`."""
-    rows = Parallel(n_jobs=jobs)(delayed(shape.features)(mask, **settings) for mask in masks.values())
+    rows = common.spread(functools.partial(shape.features, **settings), [(mask,) for mask in masks.values()], jobs=jobs)
     return pd.DataFrame(rows, index=pd.Index(masks, name="patient"))
 
 

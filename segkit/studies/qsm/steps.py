@@ -6,9 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 from nibabel import Nifti1Image
-from tqdm.auto import tqdm
 
 from segkit import labels, volumes
 from segkit.studies import common
@@ -38,10 +36,8 @@ def pad_all(
     DataFrame
         A row a subject: shape and spacing before, shape after, ml of the brain and of each nucleus.
     """
-    rows = Parallel(n_jobs=jobs if dim < BIG else 1)(
-        delayed(_pad_one)(subject, row, results, dim, values)
-        for subject, row in tqdm(list(table.iterrows()), desc="padding")
-    )
+    cases = [(subject, row, results, dim, values) for subject, row in table.iterrows()]
+    rows = common.spread(_pad_one, cases, jobs=jobs if dim < BIG else 1, desc="padding")
     return pd.DataFrame(rows).set_index("subject")
 
 
@@ -100,9 +96,8 @@ def downsample_all(subjects: Sequence[str], results: Path, *, dims: Sequence[int
     DataFrame
         A row a subject and dimension: voxel size in mm, and each nucleus's volume in ml.
     """
-    rows = Parallel(n_jobs=jobs if dims[0] < BIG else 1)(
-        delayed(_downsample_one)(s, results, tuple(dims)) for s in tqdm(subjects, desc="downsampling")
-    )
+    cases = [(s, results, tuple(dims)) for s in subjects]
+    rows = common.spread(_downsample_one, cases, jobs=jobs if dims[0] < BIG else 1, desc="downsampling")
     return pd.DataFrame([row for part in rows for row in part]).set_index(["subject", "dim"])
 
 

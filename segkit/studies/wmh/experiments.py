@@ -28,6 +28,10 @@ from segkit.studies.wmh.steps import downsample, how_of, standardise
 from segkit.studies.wmh.tables import evaluate
 
 SETS = {"test": "internal", "external": "external"}
+# the content loss as in losses_table, and with one thing changed
+FEATURES: list[dict] = [
+    {}, {"features": "random"}, {"reduction": "per_layer"}, {"pools": 1}, {"pools": 3}, {"soft": False},
+]  # fmt: skip
 PLAIN: dict = {"pools": 2, "reduction": "concatenated"}  # of the content loss, as reported
 COMMAND = {  # that writes a table whose rows may be of several recipes
     "real": "recipe --real DIR --final", "real_missed": "recipe --real DIR --final", "tuning": "recipe --real DIR",
@@ -182,15 +186,7 @@ def features_table(
 ) -> pd.DataFrame:
     """The content loss with random features, per layer, with one and three pools, and with hard targets: ``tables/features.csv``."""
     base = plain("content", run.seed, features)
-    changes: list[dict] = [
-        {},
-        {"features": "random"},
-        {"reduction": "per_layer"},
-        {"pools": 1},
-        {"pools": 3},
-        {"soft": False},
-    ]
-    return _cells(run, "features", [base | change for change in changes], real, external, verbose)
+    return _cells(run, "features", [base | change for change in FEATURES], real, external, verbose)
 
 
 def _cells(run: common.Run, what: str, cells: Sequence[dict], real: Path | None, external, verbose) -> pd.DataFrame:

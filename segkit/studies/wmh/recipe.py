@@ -5,7 +5,6 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from joblib import Parallel, delayed
 from nibabel import Nifti1Image
 
 from segkit import files, volumes
@@ -43,8 +42,8 @@ def make_anatomies(
         raise ValueError(f"{brains}: holds no label map (*.nii.gz); leave it out to take the MNI152 maps")
     names = [f"{k:03d}" for k in range(count)]
     left = [name for name in names if not (folder / f"{name}.npz").is_file()]
-    Parallel(n_jobs=jobs)(
-        delayed(_anatomy)(
+    cases = [
+        (
             folder / f"{name}.npz",
             seed,
             int(name),
@@ -52,7 +51,8 @@ def make_anatomies(
             None if not sources or int(name) % 4 == 3 else sources[int(name) % len(sources)],
         )
         for name in left
-    )
+    ]
+    list(common.spread(_anatomy, cases, jobs=jobs))
     return names
 
 
