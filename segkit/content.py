@@ -112,8 +112,8 @@ class Content(keras.losses.Loss):
     dice_weight : float
         Adds so much of V-Net's Dice loss between the masks: the hybrid that the report did not try.
     relative : bool
-        Divide by what an empty prediction would cost, so that content is about 1 at most, on one scale with Dice; without it
-        it is some 10⁴ times larger.
+        Divide by what an empty prediction would cost (each layer by its own where they are summed), so that content is about 1 at
+        most, on one scale with Dice; without it it is some 10⁴ times larger.
     seed : int
         Of random features.
     """
@@ -152,13 +152,15 @@ def content_distance(y_true, y_pred, blocks, settings):
     y_true, y_pred = ops.cast(y_true, "float32"), ops.cast(y_pred, "float32")
     seen = prepared(y_true[..., 1:], low=settings["low"], high=settings["high"])
     a, b = (pyramid(seen * mask, blocks) for mask in (y_true[..., :1], y_pred))
-    if settings["reduction_of_features"] == "per_layer" and not settings.get("relative"):
-        return sum(ops.mean(ops.square(x - y)) for x, y in zip(a, b, strict=True))
-    total = _apart(a, b)
+    layers = settings["reduction_of_features"] == "per_layer"
     if settings.get("relative"):
         nothing = pyramid(ops.zeros_like(seen[:1]), blocks)  # the same for every slice of the batch
-        return total / (_apart(a, nothing) + 1e-6)
-    return total / sum(ops.cast(ops.size(x), "float32") for x in a)
+        groups = [([x], [y], [z]) for x, y, z in zip(a, b, nothing, strict=True)] if layers else [(a, b, nothing)]
+        # 1 is little beside squared features of 0 … 255, and is not where the truth is empty
+        return sum(_apart(x, y) / (_apart(x, z) + 1.0) for x, y, z in groups)
+    if layers:
+        return sum(ops.mean(ops.square(x - y)) for x, y in zip(a, b, strict=True))
+    return _apart(a, b) / sum(ops.cast(ops.size(x), "float32") for x in a)
 
 
 def _apart(a, b):
@@ -193,11 +195,12 @@ class TrainedFeatures(keras.layers.Layer):
         self.chosen = {"features": str(features), "pools": int(pools), "seed": int(seed), "rate": float(rate)}
 
     def build(self, input_shape):
-        """One variable a kernel and bias, at 0."""
-        self.start = vgg19(self.chosen["features"], pools=self.chosen["pools"], seed=self.chosen["seed"])
+        """One variable a kernel and bias, at 0; a saved model is loaded without VGG19's file."""
+        shapes = [
+            value.shape for block in vgg19("random", pools=self.chosen["pools"]) for pair in block for value in pair
+        ]
         self.moved = [
-            self.add_weight(shape=value.shape, initializer="zeros", name=f"features_{i}")
-            for i, value in enumerate(v for block in self.start for pair in block for v in pair)
+            self.add_weight(shape=shape, initializer="zeros", name=f"features_{i}") for i, shape in enumerate(shapes)
         ]
 
     def call(self, inputs):
@@ -206,14 +209,14 @@ class TrainedFeatures(keras.layers.Layer):
 
     def blocks(self) -> list:
         """Kernels and biases as they are now, gradient turned around."""
-        values = iter(self.moved)
-        rate = self.chosen["rate"]
+        values, rate = iter(self.moved), self.chosen["rate"]
+        first = vgg19(self.chosen["features"], pools=self.chosen["pools"], seed=self.chosen["seed"])
 
         def now(start):
             v = ops.convert_to_tensor(next(values))
             return ops.convert_to_tensor(start) + rate * (2 * ops.stop_gradient(v) - v)
 
-        return [[tuple(now(value) for value in pair) for pair in block] for block in self.start]
+        return [[tuple(now(value) for value in pair) for pair in block] for block in first]
 
     def get_config(self):
         return super().get_config() | self.chosen
@@ -229,7 +232,9 @@ class TrainedContent(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         """One number a batch."""
-        return content_distance(y_true, y_pred, self.layer.blocks(), self.settings)
+        return content_distance(y_true, y_pred, self.layer.blocks(), self.settings) + _dice(
+            y_true, y_pred, self.settings["dice_weight"]
+        )
 
     def get_config(self):
         return super().get_config() | self.settings | {"rate": self.layer.chosen["rate"]}

@@ -148,6 +148,22 @@ def test_features_that_learn_raise_the_loss_while_the_generator_lowers_it(rng):
     assert number(loss(t, y)) > before
 
 
+def test_features_that_learned_load_without_the_file_they_came_from(tmp_path):
+    model, loss = content.with_trained_features(small(), features="random", pools=1, dice_weight=0.5)
+    assert loss.settings["dice_weight"] == 0.5
+    mask, image = np.eye(8), np.ones((8, 8))
+    plain = content.TrainedContent(loss.layer)(target(mask, image), 0.5 * mask[None, ..., None].astype("f"))
+    both = loss(target(mask, image), 0.5 * mask[None, ..., None].astype("f"))
+    assert number(both - plain) == pytest.approx(0.5 * (1 - (8 + 1) / (8 + 2 + 1)), rel=1e-3)
+    gone = content.TrainedFeatures(str(tmp_path / "gone.npz"), pools=1)
+    net = small()
+    keras.Model(net.inputs, gone(net.outputs[0])).save(tmp_path / "m.keras")
+    again = keras.models.load_model(tmp_path / "m.keras")
+    assert again.layers[-1].chosen["features"].endswith("gone.npz")
+    with pytest.raises(FileNotFoundError, match="gone.npz: no such file"):
+        again.layers[-1].blocks()
+
+
 def test_weights_files(tmp_path, rng):
     good = {
         f"{name}/{key}": rng.normal(size=(3, 3, c, 64) if key == "kernel" else (64,)).astype("f")
@@ -193,3 +209,8 @@ def test_relative_content_is_one_for_an_empty_prediction_and_zero_for_the_truth(
     assert float(loss(target, 0 * mask)) == pytest.approx(1, rel=1e-3)
     plain = float(content.Content("random", seed=1)(target, 0 * mask))
     assert plain != pytest.approx(1, rel=0.1)
+    layers = content.Content("random", relative=True, reduction_of_features="per_layer", seed=1)
+    assert float(layers(target, 0 * mask)) == pytest.approx(2, rel=1e-3)  # one a layer
+    nowhere = np.concatenate([0 * mask, image], axis=-1)
+    assert float(loss(nowhere, 0 * mask)) == 0
+    assert np.isfinite(float(loss(nowhere, mask)))

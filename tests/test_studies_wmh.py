@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 
 import edt
 import nibabel as nib
@@ -636,6 +637,11 @@ def test_claims_need_a_clear_difference():
     seeds = pd.concat([internal.assign(seed=k) for k in range(3)])  # the same subjects again do not narrow an interval
     told_3 = wmh.claims(seeds, pd.concat([external.assign(seed=k) for k in range(3)]), real=True)
     pd.testing.assert_frame_equal(told_3, wmh.claims(internal, external, real=True))
+    six = wmh.claims(internal, external[external["subject"].isin([f"s{k}" for k in range(6)])], real=True)  # p of .031
+    assert six.set_index("section").loc["abstract", "verdict"] == "holds"
+    inside, two = (pd.concat([t, t[t["method"] == "dice"].assign(method="tversky")]) for t in (internal, external))
+    two = wmh.claims(inside, two[two["subject"].isin([f"s{k}" for k in range(6)])], real=True)  # .0625 after Holm
+    assert two.set_index("section").loc["abstract", "verdict"] == "cannot be told here"
     few = wmh.claims(internal, external[external["subject"] < "s2"], real=True)  # s0, s1, s10, s11
     assert set(few["verdict"]) == {"cannot be told here"}
     assert few["evidence"].str.endswith("; too few subjects").all()
@@ -659,12 +665,32 @@ def test_segment_keeps_grid_and_orientation(done, network, tmp_path):
     volumes.check_same_grid(found, image)
     assert found.get_data_dtype() == np.uint8
     assert sorted(p.name for p in tmp_path.iterdir()) == [
-        f"FLAIR_{e}" for e in ("measures.csv", "overlay.png", "seg.nii.gz")
+        f"{row.name.rpartition('/')[2]}_FLAIR_{e}" for e in ("measures.csv", "overlay.png", "seg.nii.gz")
     ]
-    flipped = nib.Nifti1Image(volumes.array(image)[::-1], image.affine @ np.diag([-1, 1, 1, 1]) @ nib.affines.from_matvec(
-        np.eye(3), (-(image.shape[0] - 1), 0, 0)))  # fmt: skip
-    other = wmh.segment(flipped, model=network)
-    np.testing.assert_array_equal(volumes.array(other)[::-1], volumes.array(found))
+    ornt = nib.orientations.axcodes2ornt("SAL")  # slices along another axis, two axes the other way round
+    turned = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), ornt))
+    assert turned.shape != image.shape
+    other = wmh.segment(turned, model=network)
+    assert other.shape == turned.shape
+    np.testing.assert_array_equal(volumes.array(volumes.canonical(other)), volumes.array(volumes.canonical(found)))
+
+
+def test_segment_refuses_another_studys_network(done):
+    scan = wmh.find(done.data)["flair"].iloc[0]
+    for other in ("atrium_unet3d", "ibsr_unet_slices", "wmh_generator"):
+        with pytest.raises(ValueError, match="is no network of this study's recipe"):
+            wmh.segment(scan, model=models.build(other, filters=(2, 4)))
+
+
+def test_segment_warns_where_the_skull_may_be_on(network):
+    x = np.ones((16, 16, 4), "f")
+    x[8:] = 2
+    image, brain = (nib.Nifti1Image(a, np.eye(4)) for a in (x, (x == 2).astype("u1")))
+    with pytest.warns(UserWarning, match="scan: 100 % of its voxels are not 0, so it may have its skull on"):
+        wmh.segment(image, model=network)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        wmh.segment(image, brain_mask=brain, model=network)
 
 
 def test_segment_refuses_what_is_no_scan(network):

@@ -54,9 +54,9 @@ def train(
 ):
     """Train the generator with one loss, or go on with an interrupted run.
 
-    Slices of all centres equally often, half of them with lesions (label 2, other pathology, counts as background); rotations of up
-    to 30°, as in the report; Adam 10⁻³. The state with the
-    smallest loss on the selection subjects is kept; with trained features, which raise that loss, the last one.
+    Slices of all centres equally often, half of them drawn from those with lesions and half from all (label 2, other pathology,
+    counts as background); rotations of up to 30°, as in the report; Adam 10⁻³. The state with the smallest loss on the selection
+    subjects is kept; with trained features, which raise that loss, the last one.
 
     Parameters
     ----------

@@ -249,60 +249,53 @@ def claims(
         ``tables/features.csv``: the content loss with one, two and three pooling layers.
     """
     where = "" if real else " (phantoms)"
-    unknown = "cannot be told here"
     others = [m for m in ("dice", "tversky", "generalized_dice") if m in set(external["method"])]
     rows = []
     if content in set(external["method"]) and others:
-        gaps = pd.concat([_gap(external, content, m) for m in others], axis=1).T
-        all_better, all_worse = (gaps["low"] > 0).all(), (gaps["high"] < 0).any()
-        told = f"external Dice: {_means(external, (content, *others))}; differences {_told(gaps)}{_chance(external, content, others)}"
+        verdict, differences = _differences(external, content, others)
+        told = f"external Dice: {_means(external, (content, *others))}; {differences}"
         if "steps" in external:
             steps = external.groupby("method")["steps"].mean()
-            told += "; steps " + ", ".join(f"{m} {steps[m]:.0f}" for m in (content, *others))
+            told += "; in equal minutes, steps " + ", ".join(f"{m} {steps[m]:.0f}" for m in (content, *others))
         if scans is not None and len(scans):
-            apart = pd.concat([_gap(scans, content, m) for m in others], axis=1).T
-            told += f"; on real scans: {_means(scans, (content, *others))}; differences {_told(apart)}{_chance(scans, content, others)}"
-        rows.append(("abstract", "the content loss generalises better to an unseen centre",
-                     ("holds" if all_better else "does not hold" if all_worse else unknown) + where, told))  # fmt: skip
+            told += f"; on real scans: {_means(scans, (content, *others))}; {_differences(scans, content, others)[1]}"
+        rows.append(("abstract", "the content loss generalises better to an unseen centre", verdict + where, told))
         best = max(others, key=lambda m: internal.loc[internal["method"] == m, "dice"].mean())
         gap = _gap(internal, content, best)
         level = gap["low"] > -LEVEL
         rows.append((
             "section 4", "on the same centres the content loss is level with the best",
-            ("holds" if level else "does not hold" if gap["high"] < -LEVEL else unknown) + where,
+            ("holds" if level else "does not hold" if gap["high"] < -LEVEL else UNKNOWN) + where,
             f"internal Dice: {_means(internal, (content, *others))}; difference to the best {_told(gap.to_frame().T)}, level from -{LEVEL}",
         ))  # fmt: skip
         for name, scores in (("the same centres", internal), ("an unseen centre", external)):
             if "recall" not in scores:
                 continue
-            gaps = pd.concat([_gap(scores, content, m, "recall") for m in others], axis=1).T
-            rows.append((
-                "section 4", f"the content loss finds more lesions, {name}",
-                ("holds" if (gaps["low"] > 0).all() else "does not hold" if (gaps["high"] < 0).any() else unknown) + where,
-                f"lesion recall: {_means(scores, (content, *others), 'recall')}; differences {_told(gaps)}",
-            ))  # fmt: skip
+            verdict, differences = _differences(scores, content, others, "recall")
+            told = f"lesion recall: {_means(scores, (content, *others), 'recall')}; {differences}"
+            rows.append(("section 4", f"the content loss finds more lesions, {name}", verdict + where, told))
         if {"avd", "pcd"} <= set(external):
-            rows.append(_by_density(external, content, others, where, unknown))
+            rows.append(_by_density(external, content, others, where))
     for name, scores in (("the same centres", internal), ("an unseen centre", external)):
         if {"trained_content", content} <= set(scores["method"]):
-            gap = _gap(scores, "trained_content", content)
-            rows.append(("section 5, Table 2", f"training the features (min–max) does worse, {name}",
-                         ("holds" if gap["high"] < 0 else "does not hold" if gap["low"] > 0 else unknown) + where,
-                         f"Dice: {_means(scores, ('trained_content', content))}; difference {_told(gap.to_frame().T)}"))  # fmt: skip
+            verdict, differences = _differences(scores, content, ["trained_content"])
+            told = f"Dice: {_means(scores, ('trained_content', content))}; {differences}"
+            rows.append(
+                ("section 5, Table 2", f"training the features (min–max) does worse, {name}", verdict + where, told)
+            )
     if features is not None:
-        rows.append(_pools(features, where, unknown))
+        rows.append(_pools(features, where))
     if min(scores["subject"].nunique() for scores in (internal, external)) < ENOUGH:
-        rows = [(section, claim, unknown + where, told + "; too few subjects") for section, claim, _, told in rows]
+        rows = [(section, claim, UNKNOWN + where, told + "; too few subjects") for section, claim, _, told in rows]
     return pd.DataFrame(rows, columns=["section", "claim", "verdict", "evidence"])
 
 
+UNKNOWN = "cannot be told here"
 LEVEL = 0.02  # Dice within which two losses count as level
 ENOUGH = 6  # subjects: of fewer no paired test reaches .05, and an interval of the mean is too narrow
 
 
-def _by_density(
-    scores: pd.DataFrame, content: str, others: Sequence[str], where: str, unknown: str
-) -> tuple[str, str, str, str]:
+def _by_density(scores: pd.DataFrame, content: str, others: Sequence[str], where: str) -> tuple[str, str, str, str]:
     """Figure 5: is the content loss's volume error the smallest in most bins of positive class density?"""
     means = (
         scores.assign(bin=density_bins(scores))
@@ -312,7 +305,7 @@ def _by_density(
     )
     means = means[[content, *others]].dropna()
     best = int((means.idxmin(axis=1) == content).sum())
-    verdict = unknown if len(means) < 2 else "holds" if best > len(means) / 2 else "does not hold"
+    verdict = UNKNOWN if len(means) < 2 else "holds" if best > len(means) / 2 else "does not hold"
     text = "; ".join(
         f"{bin_} %: " + ", ".join(f"{m} {v:.0f}" for m, v in row.items()) for bin_, row in means.iterrows()
     )
@@ -324,7 +317,7 @@ def _by_density(
     )
 
 
-def _pools(features: pd.DataFrame, where: str, unknown: str) -> tuple[str, str, str, str]:
+def _pools(features: pd.DataFrame, where: str) -> tuple[str, str, str, str]:
     """Section 2.2: are two pooling layers better than one and three? One seed, the same centres."""
     plain = features[(features["set"] == "internal") & (features["reduction"] == "concatenated") & features["soft"]]
     plain = (
@@ -334,21 +327,29 @@ def _pools(features: pd.DataFrame, where: str, unknown: str) -> tuple[str, str, 
     )
     scores = plain.assign(method=plain["pools"].astype(str))
     if not {"1", "2", "3"} <= set(scores["method"]):
-        return "section 2.2", "two pooling layers are best", unknown, "not run here: experiments features"
-    gaps = pd.concat([_gap(scores, "2", m) for m in ("1", "3")], axis=1).T
-    verdict = "holds" if (gaps["low"] > 0).all() else "does not hold" if (gaps["high"] < 0).any() else unknown
+        return "section 2.2", "two pooling layers are best", UNKNOWN, "not run here: experiments features"
+    verdict, differences = _differences(scores, "2", ["1", "3"])
     return (
         "section 2.2",
         "two pooling layers are best",
         verdict + where,
-        f"internal Dice: {_means(scores, ('1', '2', '3'))}; differences {_told(gaps)}",
+        f"internal Dice: {_means(scores, ('1', '2', '3'))}; {differences}",
     )
 
 
-def _chance(scores: pd.DataFrame, content: str, others: Sequence[str]) -> str:
-    """Holm's p of the content loss against each benchmark, as text."""
-    tests = compare(scores[scores["method"].isin([content, *others])], base=content)
-    return ", p " + ", ".join(f"{p:.3f}" for p in tests["p_holm"])
+def _differences(scores: pd.DataFrame, a: str, others: Sequence[str], column: str = "dice") -> tuple[str, str]:
+    """Whether ``a`` is better than each of ``others``, and the differences with their intervals and Holm's p, as text.
+
+    It "holds" where every interval lies above 0 and every p below .05, "does not hold" where one of them says the opposite.
+    """
+    gaps = pd.concat([_gap(scores, a, m, column) for m in others], axis=1).T
+    chosen = scores[scores["method"].isin([a, *others])]
+    tests = compare(chosen, column=column, base=a)
+    p = tests.set_index("b")["p_holm"][list(others)]
+    clear = (p < 0.05).to_numpy()
+    up, down = clear & (gaps["low"] > 0).to_numpy(), clear & (gaps["high"] < 0).to_numpy()
+    verdict = "holds" if up.all() else "does not hold" if down.any() else UNKNOWN
+    return verdict, f"differences {_told(gaps)}, p {', '.join(f'{v:.3f}' for v in p)}"
 
 
 def _gap(scores: pd.DataFrame, a: str, b: str, column: str = "dice") -> pd.Series:

@@ -1,6 +1,8 @@
 """The released model on a user's own FLAIR, and what can be read off a mask."""
 
 import os
+import warnings
+from pathlib import Path
 
 import cc3d
 import numpy as np
@@ -14,6 +16,7 @@ from segkit.studies.wmh.networks import to_mask
 from segkit.studies.wmh.recipe import predict_recipe
 
 MODEL = releases.Release("wmh", RELEASED, phantoms=True)
+MOST_FILLED = 0.6  # share of non-zero voxels above which a scan may have its skull on
 released, release, load_model = MODEL.files, MODEL.save, MODEL.load
 
 
@@ -49,9 +52,14 @@ def segment(
     Raises
     ------
     ValueError
-        When the scan is not one 3D volume or is constant, or the mask lies on another grid or is empty.
+        When the scan is not one 3D volume or is constant, the mask lies on another grid or is empty, or the model is another study's.
+
+    Warns
+    -----
+    UserWarning
+        When the scan seems to have its skull on.
     """
-    name = releases.case_name(scan)
+    name = case_name(scan)
     image = check_flair(volumes.read(scan, "scan"), name)
     if brain_mask is not None:
         brain = volumes.read(brain_mask, "brain mask")
@@ -60,8 +68,16 @@ def segment(
         if not inside.any():
             raise ValueError(f"{name}: the brain mask is empty; make it anew")
         image = volumes.like(np.where(inside, volumes.array(image), 0), image)
+    elif (filled := float((volumes.array(image) != 0).mean())) > MOST_FILLED:
+        warnings.warn(
+            f"{name}: {100 * filled:.0f} % of its voxels are not 0, so it may have its skull on, which the model never saw; extract the "
+            "brain (HD-BET, SynthStrip) or give brain_mask=",
+            stacklevel=2,
+        )
     turned = volumes.canonical(image)
     members = load_model(model)
+    for member in members:
+        _check_model(member, str(model) if isinstance(model, str | os.PathLike) else member.name)
     soft = sum(predict_recipe(m, turned) for m in members) / len(members)
     threshold = MODEL.threshold() if threshold is None else threshold
     mask = volumes.like(to_mask(soft, threshold=threshold, smallest=smallest), turned)
@@ -69,6 +85,24 @@ def segment(
     if out is not None:
         releases.write_outputs(mask, measure(mask, image), releases.slices_overlay(image, mask, name), out, name)
     return mask
+
+
+def case_name(scan) -> str:
+    """What the outputs of a scan are called: its file's name, in the challenge's layout (``<subject>/pre/FLAIR.nii.gz``) the subject's."""
+    name = releases.case_name(scan)
+    if not isinstance(scan, Nifti1Image) and (path := Path(scan).absolute()).parent.name == "pre":
+        return f"{path.parent.parent.name}_{name}"
+    return name
+
+
+def _check_model(model, name: str) -> None:
+    """A slice network of one channel in and one out, as the recipe's is."""
+    sides = tuple(model.inputs[0].shape), tuple(model.outputs[0].shape)
+    if [len(side) for side in sides] != [4, 4] or [side[-1] for side in sides] != [1, 1]:
+        raise ValueError(
+            f"{name}: is no network of this study's recipe (slices of one channel to one probability): it takes {sides[0]} to {sides[1]}; "
+            "leave model= out for the released one"
+        )
 
 
 def measure(mask, scan=None) -> pd.DataFrame:
