@@ -26,7 +26,7 @@ from nibabel import Nifti1Image
 
 from segkit import files, intensity, training, volumes
 from segkit.studies import common
-from segkit.studies.ibsr.layout import find, read, split, start
+from segkit.studies.ibsr.layout import N4_ITERATIONS, find, read, split, start
 from segkit.studies.ibsr.networks import TURNS, box_steps, predict, release, segment, train
 from segkit.studies.ibsr.recipe import CHOSEN, NETWORK, PLAIN, learning, predict_recipe, train_recipe
 from segkit.studies.ibsr.steps import extract, preprocess, standardise
@@ -47,7 +47,7 @@ LOSSES: dict[str, dict] = {
 }  # fmt: skip
 ABLATION: dict[str, dict] = {
     "as it is": {}, "another seed": {"seed": 1}, "third seed": {"seed": 2}, "not augmented": {"augmented": False},
-    "raw intensities": {"intensities": "raw"}, "without N4": {"images": "without_n4"}, "Perona–Malik first": {"images": "smoothed"},
+    "raw intensities": {"intensities": "raw"}, "without N4": {"images": "without_n4"}, "N4 as the report": {"images": "report_n4"}, "Perona–Malik first": {"images": "smoothed"},
     "five levels": {"network": "ibsr_unet2d"}, "batch of 32": {"batch_size": 32}, "batch of 16": {"batch_size": 16},
     "no dropout": {"dropout": 0.0}, "dropout .25": {"dropout": 0.25}, "dropout .3": {"dropout": 0.3}, "dropout .5": {"dropout": 0.5},
     "dropout on at inference": {"monte_carlo": True}, "batch normalisation": {"normalization": "batch"},
@@ -64,6 +64,7 @@ STEPS: dict[str, dict] = {
     NETWORK: {}, "coronal slices only": {"planes": (1,)}, "no mirroring": {"mirror": False},
     "largest component": {"tidy": True}, "brain mask": {"within": True},
     "Perona–Malik at prediction": {"smooth": True}, "without N4 at prediction": {"images": "without_n4"},
+    "N4 as the report at prediction": {"images": "report_n4"},
 }  # fmt: skip
 # tried on the selection subjects alone
 TRIED: dict[str, dict] = {
@@ -86,7 +87,7 @@ def recipe_of(run: common.Run, what: str, minutes: float | None) -> str:
         own = (learning(p), sorted(CHOSEN.items()))
     elif not what.startswith(NETWORK):
         own = (sorted(TURNS.items()), p.loss, p.learning_rate, p.batch_size, p.filters, box_steps(p))
-    mark = common.mark(own, p.coarse, p.epochs, p.n4_shrink, sorted(split(find(run.data)).items()))
+    mark = common.mark(own, p.coarse, p.epochs, p.n4_shrink, N4_ITERATIONS, sorted(split(find(run.data)).items()))
     budget = f"{minutes:g} minutes" if minutes else f"{run.profile.epochs} epochs"
     return f"{what}, {budget}, seed {run.seed}, settings {mark}"
 
@@ -158,7 +159,7 @@ def _cells(run: common.Run, what: str, known: dict[str, dict], chosen: Sequence[
 
 
 def made_otherwise(run: common.Run, images: str | None) -> Path:
-    """The run's results folder, or one in it whose files were made "without_n4" or from "smoothed" images."""
+    """The run's results folder, or one in it whose files were made "without_n4", with "report_n4" or from "smoothed" images."""
     if images is None:
         return run.results
     other = dataclasses.replace(run, results=run.results / images)
@@ -167,7 +168,7 @@ def made_otherwise(run: common.Run, images: str | None) -> Path:
             target = other.results / "preprocessed" / path.name
             if not target.is_file():
                 volumes.save(smoothed(volumes.load(path)), target)
-    prepare(other, n4=images != "without_n4")
+    prepare(other, n4={"without_n4": False, "report_n4": "report"}.get(images, True))
     return other.results
 
 
@@ -356,7 +357,7 @@ def main() -> None:
     print(WHAT[options.what](run, **more).to_string())
 
 
-def prepare(run: common.Run, *, n4: bool = True) -> None:
+def prepare(run: common.Run, *, n4: bool | str = True) -> None:
     """Do what 00 to 02 do, where their files are not all there."""
     table, results = find(run.data), run.results
     wanted = {

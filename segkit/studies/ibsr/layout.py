@@ -15,6 +15,7 @@ SETS = ("Training_Set", "Validation_Set", "Test_Set")
 GRID = (256, 128, 256)
 # what the networks saw in training; scans of a quite different voxel size are resampled to it before prediction
 SPACING_MM = (0.9375, 1.5, 0.9375)
+N4_ITERATIONS = (50, 50, 50)  # a level each; benchmarks/bench_ibsr_n4.py has what chose them
 RELEASED = "ibsr_unet2d_4level"
 
 

@@ -11,11 +11,11 @@ from nibabel import Nifti1Image
 from skimage.filters import threshold_multiotsu
 from sklearn.mixture import GaussianMixture
 
-from segkit import files, intensity, volumes
+from segkit import files, volumes
 from segkit.studies import common, releases
 from segkit.studies.ibsr.layout import LABELS, RELEASED, SPACING_MM, Profile
 from segkit.studies.ibsr.recipe import NETWORK, cubes, predict_recipe
-from segkit.studies.ibsr.steps import load_patches, normalise
+from segkit.studies.ibsr.steps import correct, load_patches, normalise
 
 TURNS = {"flips": (), "rotate": 15, "scale": 0.15, "gain": 0.1}  # of the samples, ours
 
@@ -234,7 +234,7 @@ def segment(scan, *, model=None, out: str | os.PathLike | None = None, n4: bool 
     if model is None or isinstance(model, str | os.PathLike):
         model = models.load(released() if model is None else model)
     array = np.maximum(array, 0)
-    corrected = intensity.n4(volumes.like(array, image)) if n4 else volumes.like(array, image)
+    corrected = correct(volumes.like(array, image), n4=n4)
     slices = model.inputs[0].shape[-1] > 1  # neighbours: our recipe
     found = (predict_recipe if slices else predict)(model, corrected)
     if out is not None:

@@ -13,15 +13,15 @@ from nibabel import Nifti1Image
 
 from segkit import files, intensity, labels, patches, volumes
 from segkit.studies import common
-from segkit.studies.ibsr.layout import GRID, LABELS, find, read
+from segkit.studies.ibsr.layout import GRID, LABELS, N4_ITERATIONS, find, read
 
 
 def preprocess(
-    data: str | os.PathLike, results: Path, *, n4: bool = True, shrink: int = 4, jobs: int = 2
+    data: str | os.PathLike, results: Path, *, n4: bool | str = True, shrink: int = 4, jobs: int = 2
 ) -> pd.DataFrame:
     """Write ``preprocessed/<subject>_bias_corrected.nii.gz`` for every subject (as the report names them).
 
-    Without ``n4`` the image is copied. Files that exist are kept if they were made from the
+    ``n4``: :func:`correct`'s; without, the image is copied. Files that exist are kept if they were made from the
     same source (path, size, time) with the same settings. Returns a row a subject: seconds, coefficient of
     variation of the white matter before and after (labelled subjects).
     """
@@ -34,15 +34,33 @@ def preprocess(
     return pd.DataFrame(rows, index=table.index)
 
 
-def _preprocess(row: pd.Series, path: Path, n4: bool, shrink: int) -> dict:
+def correct(image: Nifti1Image, *, n4: bool | str = True, shrink: int = 4) -> Nifti1Image:
+    """The bias-corrected scan.
+
+    Parameters
+    ----------
+    image : Nifti1Image
+        3D, skull-stripped.
+    n4 : bool or "report"
+        Three levels of N4 in the brain; "report": four in Otsu's mask, as the report's code (SimpleITK's default), whose
+        finest spline follows the tissue itself; False: the scan as it is.
+    """
+    if n4 not in (True, False, "report"):
+        raise ValueError(f'n4 is {n4!r}; choose of True, False and "report"')
+    if n4 == "report":
+        return intensity.n4(image, shrink=shrink)
+    return intensity.n4(image, volumes.array(image) > 0, shrink=shrink, iterations=N4_ITERATIONS) if n4 else image
+
+
+def _preprocess(row: pd.Series, path: Path, n4: bool | str, shrink: int) -> dict:
     image, label = read(row)
     begin = time.perf_counter()
     status = Path(row["image"]).stat()
-    made = json.dumps([str(Path(row["image"]).resolve()), status.st_size, status.st_mtime_ns, n4, shrink])
+    made = json.dumps([str(Path(row["image"]).resolve()), status.st_size, status.st_mtime_ns, n4, shrink, N4_ITERATIONS])
     note = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
     if not path.is_file() or not note.is_file() or note.read_text() != made:
         note.unlink(missing_ok=True)
-        volumes.save(intensity.n4(image, shrink=shrink) if n4 else image, path)
+        volumes.save(correct(image, n4=n4, shrink=shrink), path)
         files.write_text(note, made)
     out = {"set": row["set"], "seconds": time.perf_counter() - begin}
     if label is not None:
