@@ -47,7 +47,8 @@ LOSSES: dict[str, dict] = {
 }  # fmt: skip
 ABLATION: dict[str, dict] = {
     "as it is": {}, "another seed": {"seed": 1}, "third seed": {"seed": 2}, "not augmented": {"augmented": False},
-    "raw intensities": {"intensities": "raw"}, "without N4": {"images": "without_n4"}, "N4 as the report": {"images": "report_n4"}, "Perona–Malik first": {"images": "smoothed"},
+    "raw intensities": {"intensities": "raw"}, "without N4": {"images": "without_n4"},
+    "N4 as the report": {"images": "report_n4"}, "Perona–Malik first": {"images": "smoothed"},
     "five levels": {"network": "ibsr_unet2d"}, "batch of 32": {"batch_size": 32}, "batch of 16": {"batch_size": 16},
     "no dropout": {"dropout": 0.0}, "dropout .25": {"dropout": 0.25}, "dropout .3": {"dropout": 0.3}, "dropout .5": {"dropout": 0.5},
     "dropout on at inference": {"monte_carlo": True}, "batch normalisation": {"normalization": "batch"},

@@ -56,7 +56,9 @@ def _preprocess(row: pd.Series, path: Path, n4: bool | str, shrink: int) -> dict
     image, label = read(row)
     begin = time.perf_counter()
     status = Path(row["image"]).stat()
-    made = json.dumps([str(Path(row["image"]).resolve()), status.st_size, status.st_mtime_ns, n4, shrink, N4_ITERATIONS])
+    made = json.dumps(
+        [str(Path(row["image"]).resolve()), status.st_size, status.st_mtime_ns, n4, shrink, N4_ITERATIONS]
+    )
     note = path.with_name(path.name.removesuffix(".nii.gz") + ".json")
     if not path.is_file() or not note.is_file() or note.read_text() != made:
         note.unlink(missing_ok=True)
