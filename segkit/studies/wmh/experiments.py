@@ -8,7 +8,9 @@
     python -m segkit.studies.wmh.experiments release                               the recipe into saved_models
 
 ``--real`` holds ``openms`` (for tuning) and ``clinical`` (of the recipe opened with ``--final`` alone); ``--brains`` FreeSurfer label
-maps. Each cell ends with rows of a CSV in ``tables/``; what is there is not run again.
+maps. Each cell ends with rows of a CSV in ``tables/``; what is there is not run again. ``--jobs 2`` runs two cells of losses or features
+at a time, each in a process of its own; with ``TF_NUM_INTRAOP_THREADS=1`` before the command each keeps to one core, which takes a third
+less time than one after the other.
 """
 
 import dataclasses
@@ -19,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from segkit import content, models, phantoms
+from segkit import content, models, phantoms, training
 from segkit.studies import common
 from segkit.studies.wmh.layout import EXTERNAL, HARD, LOSSES, SIZE, find, split, start
 from segkit.studies.wmh.networks import predict, train
@@ -168,12 +170,13 @@ def losses_table(
     real: Path | None = None,
     losses: Sequence[str] | None = None,
     external: Sequence[str] | None = None,
+    jobs: int = 1,
     verbose=2,
 ) -> pd.DataFrame:
     """Each loss and seed on the phantoms, tested on the same centres, an unseen one and real scans: ``tables/losses.csv``."""
     profile = run.profile
     cells = [plain(loss, run.seed + seed, features) for seed in profile.seeds for loss in (losses or profile.losses)]
-    return _cells(run, "losses", cells, real, external, verbose)
+    return _cells(run, "losses", cells, real, external, jobs, verbose)
 
 
 def features_table(
@@ -182,64 +185,81 @@ def features_table(
     features: str = "imagenet",
     real: Path | None = None,
     external: Sequence[str] | None = None,
+    jobs: int = 1,
     verbose=2,
 ) -> pd.DataFrame:
     """The content loss with random features, per layer, with one and three pools, and with hard targets: ``tables/features.csv``."""
     base = plain("content", run.seed, features)
-    return _cells(run, "features", [base | change for change in FEATURES], real, external, verbose)
+    return _cells(run, "features", [base | change for change in FEATURES], real, external, jobs, verbose)
 
 
-def _cells(run: common.Run, what: str, cells: Sequence[dict], real: Path | None, external, verbose) -> pd.DataFrame:
-    profile, table = run.profile, find(run.data)
-    recipe = _generator(run, external)
+def _cells(
+    run: common.Run, what: str, cells: Sequence[dict], real: Path | None, external, jobs: int, verbose
+) -> pd.DataFrame:
+    """Rows of ``cells`` in ``tables/<what>.csv``, ``jobs`` of them at a time."""
+    parts, recipe = split(find(run.data), external=external), _generator(run, external)
     for cell in cells:  # read now: an error before hours are spent
         if "content" in cell["loss"]:
             content.vgg19(cell["features"], pools=cell["pools"], seed=cell["seed"])
-    path, parts = run.results / "tables" / f"{what}.csv", split(table, external=external)
+    path = run.results / "tables" / f"{what}.csv"
     done = common.read_rows(path, recipe)
+    left = []
     for cell in cells:
         said = cell | {"features": content.source_of(cell["features"]) if "content" in cell["loss"] else "none"}
         here = done[(done[list(said)] == pd.Series(said)).all(axis=1)] if len(done) else done
         wanted = {named for side, named in SETS.items() if parts[side]} | ({"real"} if real is not None else set())
         wanted -= set(here["set"]) if len(here) else set()
-        if not wanted:
-            continue
-        name = cell_name(said)
-        model, history = train(run, parts, name=name, verbose=verbose, **cell)
-        how = how_of(run.results, parts["train"][0])
-        method = {cell["loss"]: functools.partial(predict, model, size=profile.size, how=how)}
-        scores = [
-            evaluate(method, table, parts[side], legacy_size=SIZE).assign(set=named)
-            for side, named in SETS.items()
-            if named in wanted
-        ]
+        if wanted and said not in [s for _, _, s, *_ in left]:
+            left.append((run, cell, said, wanted, real, external, verbose))
+    one = functools.partial(common.alone, _cell) if jobs > 1 else _cell
+    for (_, _, said, wanted, *_), rows in zip(left, common.spread(one, left, jobs=jobs), strict=True):
         if "real" in wanted:
-            other = find(real)
-            other = other[other["mask"].notna()]
-            scores.append(evaluate(method, other, list(other.index), legacy_size=SIZE).assign(set="real"))
-            opened(run, f"{what}: {name}", int((other["centre"] != TUNED_ON).sum()))
-        rows = pd.concat(scores).assign(**said, steps=int(history["iterations"].iloc[-1]), recipe=recipe)
-        done = common.add_rows(path, done, rows)
+            held_out = rows[(rows["set"] == "real") & (rows["centre"] != TUNED_ON)]
+            opened(run, f"{what}: {cell_name(said)}", len(held_out))
+        done = common.add_rows(path, done, rows.assign(recipe=recipe))
     return done
+
+
+def _cell(run: common.Run, cell: dict, said: dict, wanted: set, real: Path | None, external, verbose) -> pd.DataFrame:
+    """Train one cell and score it on the ``wanted`` sets."""
+    table, profile = find(run.data), run.profile
+    parts = split(table, external=external)
+    model, history = train(run, parts, name=cell_name(said), verbose=verbose, **cell)
+    method = {cell["loss"]: functools.partial(predict, model, size=profile.size, how=how_of(run.results, parts["train"][0]))}
+    scores = [
+        evaluate(method, table, parts[side], legacy_size=SIZE).assign(set=named)
+        for side, named in SETS.items()
+        if named in wanted
+    ]
+    if "real" in wanted:
+        other = find(real)
+        other = other[other["mask"].notna()]
+        scores.append(evaluate(method, other, list(other.index), legacy_size=SIZE).assign(set="real"))
+    return pd.concat(scores).assign(
+        **said, steps=int(history["iterations"].iloc[-1]), seconds=float(history["seconds"].iloc[-1]),
+        machine=training.provenance()["machine"],
+    )  # fmt: skip
 
 
 def full_net(
     run: common.Run,
     *,
     features: str = "imagenet",
-    minutes: float = 100,
+    minutes: float | None = None,
     external: Sequence[str] | None = None,
     verbose=2,
 ) -> pd.DataFrame:
     """The report's own generator at 224² with the content loss, for one cell: ``tables/full_net.csv``.
 
-    It has some hundreds of steps on two cores: they are validated every fifty, and the batch statistics forget faster.
+    It has some hundred steps on two cores: they are validated every fifty, and the batch statistics forget faster. ``minutes``: default
+    the profile's budget.
     """
     whole = dataclasses.replace(
         run.profile,
         size=SIZE,
         filters=None,
-        minutes=minutes if run.profile.minutes else None,
+        minutes=run.profile.minutes if minutes is None else minutes,
+        epochs=run.profile.epochs if minutes is None else None,
         steps=min(50, run.profile.steps),
         momentum=0.9,
     )
@@ -280,7 +300,8 @@ def main() -> None:
         "--external", nargs="+", help="centres of --data that never train (default: the phantoms' CentreD)"
     )
     parser.add_argument("--final", action="store_true", help="recipe: open the scans that do not tune, too")
-    parser.add_argument("--minutes", type=float, default=100, help="full_net: of its one cell")
+    parser.add_argument("--minutes", type=float, default=30, help="full_net: of its one cell")
+    parser.add_argument("--jobs", type=int, default=1, help="losses, features: cells at a time")
     options = parser.parse_args()
     real = options.real
     if Path(options.features).is_file():  # under one name, or a run would not go on when it is called from elsewhere
@@ -289,8 +310,9 @@ def main() -> None:
     if options.what in ("losses", "features", "full_net"):
         prepare(run)
     generator = {"features": options.features, "external": options.external}
+    cells = generator | {"real": real, "jobs": options.jobs}
     given = {
-        "losses": generator | {"real": real}, "features": generator | {"real": real}, "full_net": generator | {"minutes": options.minutes},
+        "losses": cells, "features": cells, "full_net": generator | {"minutes": options.minutes},
         "recipe": {"brains": options.brains, "real": real, "final": options.final}, "finetune": {"real": real}, "release": {},
     }  # fmt: skip
     if options.what == "finetune" and real is None:
@@ -299,4 +321,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from segkit.studies.wmh import experiments  # under its own name, by which cells find it in other processes
+
+    experiments.main()

@@ -256,7 +256,8 @@ def claims(
         told = f"external Dice: {_means(external, (content, *others))}; {differences}"
         if "steps" in external:
             steps = external.groupby("method")["steps"].mean()
-            told += "; in equal minutes, steps " + ", ".join(f"{m} {steps[m]:.0f}" for m in (content, *others))
+            each = ", ".join(f"{m} {steps[m]:.0f}" for m in (content, *others))
+            told += f"; {steps.iloc[0]:.0f} steps each" if steps.nunique() == 1 else f"; in equal minutes, steps {each}"
         if scans is not None and len(scans):
             told += f"; on real scans: {_means(scans, (content, *others))}; {_differences(scans, content, others)[1]}"
         rows.append(("abstract", "the content loss generalises better to an unseen centre", verdict + where, told))
