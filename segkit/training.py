@@ -148,7 +148,7 @@ def fit(
     if earlier.get("finished") is not None:
         keeper.rows = pd.read_csv(run / "history.csv").to_dict("records")
     else:
-        half = bfloat16 and bfloat16_here(model)
+        half = bfloat16 and bfloat16_here(model, selects=monitor != "last")
         state = {
             "settings": record,
             "started": earlier.get("started", _now()),
@@ -167,6 +167,11 @@ def fit(
                     shuffle=False, callbacks=[*averaged, keeper, *callbacks],
                 )  # fmt: skip
             reason = keeper.reason_to_stop() or "epochs"
+            if half and _normalised(model):
+                model.load_weights(run / "best.keras")
+                recalibrate(model, train)
+                with files.atomic(run / "best.keras") as temporary:
+                    keras.saving.save_model(model, temporary, include_optimizer=False)
         _write_json(
             run / "run.json", state | {"finished": _now(), "stopped_by": reason, "epochs_run": len(keeper.rows)}
         )
@@ -188,19 +193,41 @@ def precision() -> str:
     return keras.mixed_precision.global_policy().name
 
 
-def bfloat16_here(model: keras.Model) -> bool:
-    """Whether :func:`fit` can use bfloat16: TensorFlow, Linux says ``avx512_bf16`` or ``amx_bf16``, and no batch normalisation.
+def bfloat16_here(model: keras.Model, *, selects: bool = False) -> bool:
+    """Whether :func:`fit` can use bfloat16: TensorFlow, and Linux says ``avx512_bf16`` or ``amx_bf16``.
 
-    TensorFlow's rewritten graph would update the moving mean and variance in bfloat16 too, whose eight bits drop the small steps of a
-    moving average: such a network learns well and predicts nonsense.
+    Not where a network with batch normalisation ``selects`` its best epoch: TensorFlow's rewritten graph updates the moving mean and
+    variance in bfloat16 too, whose eight bits drop the small steps of a moving average, so that it would be validated with wrong ones.
+    Where the last epoch is kept, they are taken anew at its end (:func:`recalibrate`).
     """
-    if any(variable.path.endswith("moving_variance") for variable in model.non_trainable_variables):
+    if selects and _normalised(model):
         return False
     try:
         words = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:
         return False
     return keras.backend.backend() == "tensorflow" and bool(words & {"avx512_bf16", "amx_bf16"})
+
+
+def recalibrate(model: keras.Model, train, *, batches: int = 50) -> None:
+    """Take the moving mean and variance of each batch normalisation anew: their means over ``batches`` of ``train``, in float32.
+
+    References
+    ----------
+    Izmailov et al., UAI 2018, section 3.2: averaged weights need statistics of their own.
+    """
+    layers = [x for x in model.layers if isinstance(x, keras.layers.BatchNormalization)]
+    kept = [x.momentum for x in layers]
+    for k in range(batches):
+        for layer in layers:
+            layer.momentum = k / (k + 1)  # the first batch replaces what was there
+        model(train[k % len(train)][0], training=True)
+    for layer, momentum in zip(layers, kept, strict=True):
+        layer.momentum = momentum
+
+
+def _normalised(model: keras.Model) -> bool:
+    return any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers)
 
 
 @contextlib.contextmanager

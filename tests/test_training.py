@@ -86,22 +86,52 @@ def test_bfloat16_is_recorded_learns_the_same_and_ends_with_the_training(tmp_pat
     assert {str(w.dtype) for w in model.weights} == {"float32"}
 
 
-def test_moving_statistics_follow_the_batches_whatever_bfloat16_asks(tmp_path):
-    """In bfloat16 a moving average loses its small steps: learnt, but useless at prediction."""
+def normalised():
+    """A network whose batch normalisation sees what no training changes (learning rate 0), and the model of what it sees."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((8, 8, 1))
     x = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)(inputs)
     x = keras.layers.Conv2D(4, 3, padding="same", use_bias=False)(x)
     moving = keras.layers.BatchNormalization(momentum=0.99)
     model = keras.Model(inputs, keras.layers.Conv2D(2, 1, activation="softmax")(moving(x)))
-    train = dataset(["a"])
+    return model, moving, keras.Model(inputs, x)
+
+
+def bright(names):
+    train = dataset(names)
     train.images = train.images * 0.3 + 5
-    fit(tmp_path / "r", model, train=train, learning_rate=0.0, epochs=300, monitor="last", bfloat16=True)
-    record, _ = training.read_run(tmp_path / "r")
-    assert record["provenance"]["bfloat16"] is False
-    seen = keras.ops.convert_to_numpy(keras.Model(inputs, x)(train.images)).reshape(-1, 4)
-    np.testing.assert_allclose(keras.ops.convert_to_numpy(moving.moving_mean), seen.mean(axis=0), rtol=0.02)
+    return train
+
+
+def check_statistics(moving, before, train, tolerance):
+    seen = keras.ops.convert_to_numpy(before(train.images)).reshape(-1, 4)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(moving.moving_mean), seen.mean(axis=0), rtol=tolerance)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(moving.moving_variance), seen.var(axis=0), rtol=0.1)
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", "last"])
+def test_moving_statistics_follow_the_batches_whatever_bfloat16_asks(tmp_path, monitor):
+    """In bfloat16 a moving average loses its small steps: learnt, but useless at prediction."""
+    model, moving, before = normalised()
+    train = bright(["a"])
+    fit(tmp_path / "r", model, train=train, learning_rate=0.0, epochs=2, monitor=monitor, bfloat16=True)
+    fit(tmp_path / "s", model, train=train, learning_rate=0.0, epochs=300, monitor="last", bfloat16=True)
+    check_statistics(moving, before, train, 0.02)
+    record, _ = training.read_run(tmp_path / "r")
+    assert record["provenance"]["bfloat16"] is training.bfloat16_here(model, selects=monitor != "last")
+    assert not training.bfloat16_here(model, selects=True)
+
+
+def test_after_bfloat16_the_statistics_are_taken_anew_and_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "bfloat16_here", lambda model, selects: not selects)
+    model, moving, before = normalised()
+    train = bright(["a"])
+    fit(tmp_path / "r", model, train=train, learning_rate=0.0, epochs=1, monitor="last", bfloat16=True)
+    check_statistics(moving, before, train, 0.001)  # three steps of a moving average would not be there
+    assert moving.momentum == 0.99
+    saved = keras.saving.load_model(tmp_path / "r" / "best.keras")
+    for a, b in zip(saved.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 SCRIPT = """

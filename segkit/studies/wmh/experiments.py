@@ -225,7 +225,9 @@ def _cell(run: common.Run, cell: dict, said: dict, wanted: set, real: Path | Non
     table, profile = find(run.data), run.profile
     parts = split(table, external=external)
     model, history = train(run, parts, name=cell_name(said), verbose=verbose, **cell)
-    method = {cell["loss"]: functools.partial(predict, model, size=profile.size, how=how_of(run.results, parts["train"][0]))}
+    method = {
+        cell["loss"]: functools.partial(predict, model, size=profile.size, how=how_of(run.results, parts["train"][0]))
+    }
     scores = [
         evaluate(method, table, parts[side], legacy_size=SIZE).assign(set=named)
         for side, named in SETS.items()
