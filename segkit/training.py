@@ -182,8 +182,11 @@ def fit(
 def precision() -> str:
     """Compute in half precision where Keras sees a GPU; call before building a model. Returns the policy's name.
 
-    Weights, losses and the networks' outputs stay float32.
+    Weights, losses and the networks' outputs stay float32. ``SEGKIT_PRECISION=float32`` in the environment leaves all in float32, as on a
+    processor.
     """
+    if os.environ.get("SEGKIT_PRECISION") == "float32":
+        return keras.mixed_precision.global_policy().name
     try:
         gpus = keras.distribution.list_devices("gpu")
     except (AttributeError, NotImplementedError, RuntimeError, ValueError):  # a backend that cannot list them
@@ -300,8 +303,19 @@ def provenance() -> dict:
             versions[name] = "unknown"
     return {
         "git": revision or "unknown", "python": platform.python_version(), "versions": versions,
-        "backend": keras.backend.backend(), "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
+        "backend": keras.backend.backend(), "machine": ", ".join([*_gpus(), _processor(), f"{os.cpu_count()} cores", platform.system()]),
     }  # fmt: skip
+
+
+def _gpus() -> list[str]:
+    """Names of the GPUs, where NVIDIA's tool says them and Keras computes on one."""
+    try:
+        if not keras.distribution.list_devices("gpu"):
+            return []
+        asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        return subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.strip().splitlines()
+    except (AttributeError, NotImplementedError, RuntimeError, ValueError, OSError, subprocess.SubprocessError):
+        return []
 
 
 def _processor() -> str:

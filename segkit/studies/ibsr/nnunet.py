@@ -80,9 +80,14 @@ def export(run: common.Run) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("subject")
 
 
+def ready() -> bool:
+    """Whether :func:`environment` has been made."""
+    return (_place() / ".checked").is_file()
+
+
 def environment() -> Path:
     """Python of nnU-Net's environment (``.nnunet`` in the repository), made at the first call: some minutes, some GB."""
-    place = common.home() / ".nnunet"
+    place = _place()
     python = environments.python_of(place, PACKAGES)
     if not (place / ".checked").is_file():
         # nnU-Net's convolutional networks need neither, and built for another torch they cannot be imported
@@ -91,6 +96,10 @@ def environment() -> Path:
             environments.call(pip, "nnU-Net: removing timm")
         (place / ".checked").touch()
     return python
+
+
+def _place() -> Path:
+    return common.home() / ".nnunet"
 
 
 def train(

@@ -44,6 +44,16 @@ def sample(
     return mean, volumes.like(entropy(volumes.array(mean)), image)
 
 
+def methods(model, *, samples: int, spacing_mm: Sequence[float] = SPACING_MM) -> dict[str, Callable]:
+    """What :func:`calibration` compares: dropout off, one sample as in the report's code, and the mean of ``samples``."""
+    own = {"spacing_mm": spacing_mm}
+    out: dict[str, Callable] = {"dropout off": lambda image: predict(model, image, output="probabilities", **own)}
+    for n in sorted({1, samples}):
+        name = "one sample, as the report" if n == 1 else f"mean of {n} samples"
+        out[name] = lambda image, n=n: sample(model, image, samples=n, **own)[0]
+    return out
+
+
 def entropy(probabilities: np.ndarray) -> np.ndarray:
     """Entropy along the last axis in units of its maximum; (…, classes) to (…), float32."""
     p = np.clip(probabilities, 1e-12, 1)
