@@ -9,14 +9,15 @@
     python -m segkit.studies.ibsr.experiments folds --data DIR      the recipe on five folds over all labelled subjects
     python -m segkit.studies.ibsr.experiments release --data DIR    the recipe into saved_models, with its scores
 
-``--cells NAME …`` takes some of the networks, losses or ablations. Each cell ends with rows of a CSV in ``tables/`` and its curve in
-``tables/histories/``; what is there is not run again. Recipes are chosen on the selection subjects; the validation volumes are scored
-once a cell.
+``--cells NAME …`` takes some of the networks, losses or ablations; ``--epochs N`` gives each N epochs instead of minutes. Each cell ends
+with rows of a CSV in ``tables/`` and its curve in ``tables/histories/``; what is there is not run again. Recipes are chosen on the
+selection subjects; the validation volumes are scored once a cell.
 """
 
 import dataclasses
 import functools
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -77,6 +78,7 @@ TRIED: dict[str, dict] = {
 }  # fmt: skip
 # … and trainings: what the profile sets otherwise
 VARIANTS: dict[str, dict] = {"whole slices": {"recipe_crop": None}, "batch of 8": {"recipe_batch": 8}}
+CELLS = ("networks", "losses", "ablation")
 SCORES = ["subject", "label", "dice", "hd95_mm", "avd_percent", "legacy_dice", "legacy_hausdorff_voxels", "legacy_avd"]
 
 
@@ -101,8 +103,31 @@ def recipe_for(run: common.Run, what: str, *, count: int = 5) -> str:
     return recipe_of(run, said.get(what, what), minutes)
 
 
+def by_epochs(run: common.Run, what: str, epochs: int | None) -> common.Run:
+    """``run``, whose cells of networks, losses or ablation take so many epochs instead of the profile's minutes (None: as it is)."""
+    if epochs is None:
+        return run
+    minutes = run.profile.cell_minutes | {what: None}
+    return dataclasses.replace(
+        run, profile=dataclasses.replace(run.profile, epochs=epochs, minutes=None, cell_minutes=minutes)
+    )
+
+
+def _budget_of(run: common.Run, what: str) -> int | None:
+    """Epochs that the rows of ``tables/<what>.csv`` were given; None where it was minutes, or there are no rows."""
+    path = run.results / "tables" / f"{what}.csv"
+    if what not in CELLS or not path.is_file():
+        return None
+    said = re.search(r", (\d+) epochs, seed", str(pd.read_csv(path, nrows=1)["recipe"].iloc[0]))
+    return int(said.group(1)) if said else None
+
+
 def rows(run: common.Run, what: str) -> pd.DataFrame | None:
-    """``tables/<what>.csv`` where it is of this run's recipe; None, and a line that says why, where not."""
+    """``tables/<what>.csv`` where it is of this run's recipe; None, and a line that says why, where not.
+
+    Networks, losses and ablation may have had epochs instead of the profile's minutes (``--epochs``).
+    """
+    run = by_epochs(run, what, _budget_of(run, what))
     return common.rows_or_why(run, what, recipe_for(run, what), command="select" if what == "selection" else None)
 
 
@@ -349,10 +374,13 @@ def main() -> None:
     """Command line."""
     parser = common.command_line("IBSR", WHAT)
     parser.add_argument("--cells", nargs="+", help="of networks, losses or ablation: these alone")
+    parser.add_argument(
+        "--epochs", type=int, help="of networks, losses or ablation: a cell's budget instead of minutes (with a GPU)"
+    )
     options = parser.parse_args()
-    if options.cells and options.what not in ("networks", "losses", "ablation"):
-        parser.error(f"{options.what} has no cells to choose from")
-    run = start(options.profile, data=options.data, results=options.results)
+    if (options.cells or options.epochs) and options.what not in CELLS:
+        parser.error(f"{options.what} has no cells to choose from, and takes no epochs")
+    run = by_epochs(start(options.profile, data=options.data, results=options.results), options.what, options.epochs)
     prepare(run)
     more = {"cells": options.cells} if options.cells else {}
     print(WHAT[options.what](run, **more).to_string())
